@@ -6,10 +6,8 @@ use crate::{
     base::time::Timestamp,
     batch::spec::BatchSpec,
     decisions::{
-        chain::StrideChain,
         pacing::Pacing,
-        partitions::Partitions,
-        state::{pending_notices::Notices, stages::Stages},
+        state::{pending_notices::Notices, stride_work::StrideWork},
     },
     progress::{
         audit::{Audit, Given},
@@ -19,9 +17,9 @@ use crate::{
     protocol::{ControlState, Controls, PartOf, Prepared},
 };
 
-/// Input of the controller workflow.
+/// Input of the controller workflow, and with another kind of work of the parent of partitions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct ControllerInput {
+pub(crate) struct ControllerInput<W = StrideWork> {
     pub version: u32,
     /// Minted when the batch is started; kept over continue-as-new and reset.
     pub batch_run: String,
@@ -29,8 +27,8 @@ pub(crate) struct ControllerInput {
     /// The action that started or continued the batch. Absent after a continue-as-new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<Begun>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub carry: Option<Carry>,
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub carry: Option<Carry<W>>,
     /// The partition that this controller works on, if it is a child of a partitioned batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<PartOf>,
@@ -47,19 +45,19 @@ pub(crate) struct Begun {
 
 /// Details of a batch that ended early: its report, and the input with which it can be continued.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct EndDetails {
+pub(crate) struct EndDetails<W = StrideWork> {
     /// Flattened, so that a reader that expects a report finds one.
     #[serde(flatten)]
     pub report: BatchReport,
     /// The input of a controller that continues where this one stopped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub continuation: Option<Box<ControllerInput>>,
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub continuation: Option<Box<ControllerInput<W>>>,
 }
 
 /// The state that one run of the controller hands to the next.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Carry {
-    pub chain: StrideChain,
+pub(crate) struct Carry<W = StrideWork> {
+    pub work: W,
     pub prepared: Prepared,
     pub controls: Controls,
     pub started_at: Timestamp,
@@ -72,11 +70,7 @@ pub(crate) struct Carry {
     pub pacing: Pacing,
     /// The state last written to the memo.
     pub published: ControlState,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stages: Option<Stages>,
     /// The latest check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked: Option<Checked>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub partitions: Option<Partitions>,
 }

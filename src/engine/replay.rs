@@ -3,7 +3,7 @@
 use temporalio_client::WorkflowHistory;
 use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions};
 
-use crate::engine::controller::{Bridge, Controller};
+use crate::engine::controller::{Bridge, Controller, PartitionParent};
 
 /// A history that this version of the crate would not have produced.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,7 @@ pub async fn replay_history(json: &[u8]) -> Result<(), ReplayError> {
         let history = WorkflowHistory::from_json(json)?;
         let options = WorkflowReplayerOptions::new()
             .register_workflow::<Controller>()?
+            .register_workflow::<PartitionParent>()?
             .register_workflow::<Bridge>()?
             .build();
         Ok(WorkflowReplayer::new(options)?

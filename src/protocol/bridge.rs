@@ -1,13 +1,20 @@
-//! Messages between a controller and its bridges.
-
-use std::time::Duration;
+//! Bridges: their names, and the messages between a controller and its bridges.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    batch::retry::RetryMode,
-    protocol::{StrideOrder, StrideReport},
-};
+use crate::protocol::{StrideOrder, StrideReport, StrideTerms};
+
+/// Type of the workflow that runs strides over a continue-as-new of their controller.
+pub(crate) const BRIDGE: &str = "temporal-batch.bridge";
+
+/// Signal with strides for a bridge.
+pub(crate) const BRIDGE_ORDERS: &str = "orders";
+
+/// Signal with the results of strides on a bridge.
+pub(crate) const STRIDE_RESULTS: &str = "stride_results";
+
+/// Activity that notices workflows which are gone.
+pub(crate) const WATCH_WORKFLOWS: &str = "temporal-batch.watch_workflows";
 
 /// Input of a bridge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,15 +24,6 @@ pub(crate) struct BridgeInput {
     pub controller: String,
     pub terms: StrideTerms,
     pub orders: Vec<StrideOrder>,
-}
-
-/// The settings with which the activities of strides are scheduled. They are the same for a whole batch run.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct StrideTerms {
-    pub retry_mode: RetryMode,
-    pub heartbeat_timeout: Duration,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight: Option<f32>,
 }
 
 /// Payload of the `orders` signal.
@@ -38,27 +36,27 @@ pub(crate) struct BridgeOrders {
     pub last: bool,
 }
 
-/// Payload of the `bridge_results` signal.
+/// Payload of the `stride_results` signal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct BridgeResults {
+pub(crate) struct StrideResults {
     pub batch_run: String,
     /// The workflow id of the bridge. It is needed because a reset restarts the numbers of dispatches.
-    pub bridge: String,
-    pub results: Vec<BridgeResult>,
+    pub owner: String,
+    pub results: Vec<DispatchReport>,
 }
 
-/// The result of one stride on a bridge.
+/// The report of one dispatch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct BridgeResult {
+pub(crate) struct DispatchReport {
     pub stride: u64,
     pub dispatch: u64,
     pub report: StrideReport,
 }
 
-/// Input of the activity that watches bridges.
+/// Input of the activity that watches workflows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct BridgeWatch {
-    pub bridges: Vec<String>,
+pub(crate) struct WatchOrder {
+    pub workflows: Vec<String>,
 }
 
 /// The largest number of results in one signal. A report can be several kilobytes long.

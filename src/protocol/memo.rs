@@ -46,8 +46,8 @@ pub(crate) struct ControlState {
     /// limit allows, or because their shares of the rate are out of date.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub yields: Vec<u64>,
-    /// The bridges whose strides the controller expects. Strides of any other bridge should end, because a reset has
-    /// forgotten them.
+    /// The other workflows that own strides which the controller expects. Strides of any other owner should end, because
+    /// a reset has forgotten them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub bridges: Vec<String>,
+    pub owners: Vec<String>,
 }

@@ -12,7 +12,7 @@
 //! | `side` | orders and answers of the side activities |
 //! | `memo` | fields of the memo |
 //! | `partition` | messages between a batch and its partitions |
-//! | `bridge` | messages between a controller and its bridges |
+//! | `bridge` | names and messages of bridges |
 //! | `large_args` | references that stand for large arguments |
 //!
 //! The state carried over a continue-as-new is [`Carry`](crate::decisions::carry::Carry), under the same rules.

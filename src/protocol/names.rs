@@ -15,6 +15,9 @@ pub(crate) const TASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Type of the controller workflow.
 pub(crate) const CONTROLLER: &str = "temporal-batch.controller";
 
+/// Type of the workflow of a batch with partitions, which each have a controller.
+pub(crate) const PARTITION_PARENT: &str = "temporal-batch.partition-parent";
+
 /// Activity that looks up the processor and has it complete its arguments.
 pub(crate) const PREPARE: &str = "temporal-batch.prepare";
 
@@ -98,18 +101,6 @@ pub(crate) const SETTLED: &str = "settled";
 
 /// Type of the workflow whose existence is a named lock.
 pub(crate) const LOCK_HOLDER: &str = "temporal-batch.lock-holder";
-
-/// Type of the workflow that runs strides over a continue-as-new of their controller.
-pub(crate) const BRIDGE: &str = "temporal-batch.bridge";
-
-/// Signal with strides for a bridge.
-pub(crate) const BRIDGE_ORDERS: &str = "orders";
-
-/// Signal with the results of strides on a bridge.
-pub(crate) const BRIDGE_RESULTS: &str = "bridge_results";
-
-/// Activity that notices bridges which are gone.
-pub(crate) const WATCH_BRIDGES: &str = "temporal-batch.watch_bridges";
 
 /// Returns the task queue for the work beside the pages: hooks, throttles, locks. The queue has slots of its own, so
 /// that pages cannot starve this work.

@@ -105,9 +105,9 @@ pub(crate) struct StrideOrder {
     /// The end of that partition, if it is not the end of the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<PageToken>,
-    /// The workflow id of the bridge that has the stride.
+    /// The workflow that owns the activity, if it is not the controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bridge: Option<String>,
+    pub owner: Option<String>,
     /// The number of items that were earned under the rate before, so that they may begin at once.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rate_ready: u32,
@@ -123,6 +123,15 @@ pub(crate) struct StrideOrder {
     /// The tolerance beyond which the stride gives the rest back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<StrideTolerance>,
+}
+
+/// The settings with which the activities of strides are scheduled. They are the same for a whole batch run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StrideTerms {
+    pub retry_mode: RetryMode,
+    pub heartbeat_timeout: Duration,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f32>,
 }
 
 impl StrideReport {

@@ -373,7 +373,7 @@ fn order() -> StrideOrder {
         controller: None,
         partition: None,
         last: None,
-        bridge: None,
+        owner: None,
         rate_ready: 0,
         page_rate_ready: 0,
         rate_owed: 0,

@@ -92,9 +92,9 @@ async fn first_page<P: PageProcessor>(
     );
     let order = {
         let mut state = world.state();
-        state.begin_prepared(prepared).ok();
+        state.accept(prepared).ok();
         match state.decide() {
-            Decision::Dispatch(dispatch) => state.dispatched(&dispatch, None),
+            Decision::Dispatch(dispatch) => state.dispatched(&dispatch),
             _ => None,
         }
     };

@@ -89,7 +89,7 @@ impl Simulation<'_> {
     }
 
     fn begin_prepared(&self, prepared: Prepared) -> Result<(), InvalidBatch> {
-        let begun = self.world.state().begin_prepared(prepared);
+        let begun = self.world.state().accept(prepared);
         begun.map_err(|unknown| not_prepared(&unknown))
     }
 
@@ -126,7 +126,7 @@ impl Simulation<'_> {
             let parts = order.parts.len();
             let combined = self.processor.combine(order);
             let mut state = self.world.state();
-            let Some(fold) = state.chain.fold_mut() else {
+            let Some(fold) = state.work.chain.fold_mut() else {
                 return;
             };
             match combined {

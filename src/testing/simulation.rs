@@ -18,7 +18,6 @@ use crate::{
     base::time::{Timestamp, earliest},
     batch::validate::InvalidBatch,
     decisions::{
-        chain::Broken,
         scheduler::{Decision, Dispatch, Ending},
         state::{BatchState, publish::News},
     },
@@ -118,10 +117,10 @@ impl<'a> Simulation<'a> {
 
     fn dispatch(&mut self, dispatch: &Dispatch) {
         let mut state = self.world.state();
-        let order = state.dispatched(dispatch, None);
+        let order = state.dispatched(dispatch);
         let Some((order, terms)) = order.zip(state.terms()) else {
             let what = format!("stride {} cannot be dispatched", dispatch.stride);
-            state.chain.break_off(Broken::Impossible { what });
+            state.is_impossible(what);
             return;
         };
         let terms = (terms.retry_mode, state.permit_per_item());
@@ -233,8 +232,8 @@ impl<'a> Simulation<'a> {
         let mut state = self.world.state();
         let stored = serde_json::to_value(state.fitting_input());
         let stored = stored.and_then(serde_json::from_value);
-        let mut next = BatchState::of(stored.expect("the state can be stored"));
-        next.bridging.on = false;
+        let mut next: BatchState = BatchState::of(stored.expect("the state can be stored"));
+        next.work.outbox.on = false;
         next.begin(now);
         *state = next;
     }

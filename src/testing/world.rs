@@ -26,7 +26,7 @@ use crate::{
 /// The name in the audit for requests of a simulation.
 pub(super) const OPERATOR: &str = "simulator";
 
-/// Everything that a stride in a simulation can reach.
+/// The surroundings of the strides of a simulation.
 pub(super) struct World {
     state: Mutex<BatchState>,
     pub clock: VirtualClock,
@@ -83,7 +83,7 @@ impl World {
             .iter()
             .map(|slot| slot.pages.load(Ordering::Relaxed));
         let running: u64 = running.map(u64::from).sum();
-        self.state().chain.totals.pages_completed + running
+        self.state().work.chain.totals.pages_completed + running
     }
 
     /// Returns whether a request of the operator is due.
@@ -153,7 +153,7 @@ fn begun(spec: BatchSpec) -> BatchState {
         who: Some(OPERATOR.to_owned()),
         why: None,
     };
-    let mut state = BatchState::of(ControllerInput {
+    let mut state: BatchState = BatchState::of(ControllerInput {
         version: protocol::VERSION,
         // Unique for every call, because a page ledger remembers the batch runs that it has seen.
         batch_run: format!("test-{}", uuid::Uuid::new_v4()),
@@ -166,9 +166,9 @@ fn begun(spec: BatchSpec) -> BatchState {
         part: None,
     });
     // The seed of a real batch comes from its batch run, which is a random number here.
-    state.chain = StrideChain::new(first_cursor, 0);
+    state.work.chain = StrideChain::new(first_cursor, 0);
     // Bridges are workflows.
-    state.bridging.on = false;
+    state.work.outbox.on = false;
     state
 }
 

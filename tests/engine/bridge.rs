@@ -221,10 +221,10 @@ async fn duplicate_and_foreign_results_change_nothing() {
     ];
     for (batch_run, bridge, results) in forged {
         let news = serde_json::json!({
-            "batch_run": batch_run, "bridge": bridge, "results": results,
+            "batch_run": batch_run, "owner": bridge, "results": results,
         });
         let raw = RawValue::from_value(&news, &PayloadConverter::default());
-        let signal = UntypedSignal::new("bridge_results");
+        let signal = UntypedSignal::new("stride_results");
         let options = WorkflowSignalOptions::default();
         workflow.signal(signal, raw, options).await.unwrap();
     }

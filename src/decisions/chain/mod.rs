@@ -18,8 +18,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-mod bridges;
 mod cycle;
+mod owners;
 #[cfg(test)]
 pub(crate) mod properties;
 mod stride;
@@ -43,8 +43,8 @@ use crate::{
     },
     protocol::{FailedAttempt, StrideReport, UNKNOWN_PROCESSOR},
 };
-use bridges::Bridges;
 use cycle::CycleDetector;
+use owners::Owners;
 use stride::{FailureStreak, Moment};
 
 pub(crate) use stride::{ItemBudget, Run, STRIDE_BYTES, State, Stride};
@@ -86,9 +86,9 @@ pub(crate) struct StrideChain {
     last: Option<PageToken>,
     /// The number of the first stride, which no other stride announced.
     first: u64,
-    /// The bridges that have strides.
-    #[serde(default, skip_serializing_if = "Bridges::is_empty")]
-    bridges: Bridges,
+    /// The workflows other than the controller that own strides.
+    #[serde(default, skip_serializing_if = "Owners::is_empty")]
+    owners: Owners,
     /// The latest failed attempt with its whole message. Strides keep only the beginning of their own messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_failure: Option<LastFailure>,
@@ -138,6 +138,14 @@ impl Totals {
             pages: self.pages_completed + self.pages_failed,
             pages_failed: self.pages_failed,
         }
+    }
+
+    /// Returns the counts, with pages that are failing counted as given up.
+    pub fn tally_with(&self, failing: u32) -> Tally {
+        let mut tally = self.tally();
+        tally.pages += u64::from(failing);
+        tally.pages_failed += u64::from(failing);
+        tally
     }
 
     /// Updates the consecutive failures from a report. An attempt that says nothing about its page does not count.
@@ -205,8 +213,8 @@ pub(crate) enum Event<'a> {
         dead_letters: bool,
         now: Timestamp,
     },
-    /// A stride that was just dispatched was handed to this bridge.
-    Bridged { stride: u64, bridge: &'a str },
+    /// The activity of a stride that was just dispatched belongs to this workflow.
+    Owned { stride: u64, owner: &'a str },
     /// A continue-as-new became due.
     HandOverDue { now: Timestamp },
 }
@@ -273,7 +281,7 @@ impl StrideChain {
             extended_had_last_turn: false,
             dispatches: 0,
             fold: None,
-            bridges: Bridges::default(),
+            owners: Owners::default(),
             last_failure: None,
             pages_this_run: 0,
             hand_over_due: None,
@@ -325,7 +333,7 @@ impl StrideChain {
                     page_share,
                     dispatch: self.dispatches + 1,
                     since: now,
-                    bridge: None,
+                    owner: None,
                 };
                 self.dispatched(stride, run, items)
             }
@@ -336,7 +344,7 @@ impl StrideChain {
                 dead_letters,
                 now,
             } => self.reported(stride, *report, (policy, dead_letters), now),
-            Event::Bridged { stride, bridge } => self.bridged(stride, bridge),
+            Event::Owned { stride, owner } => self.owned(stride, owner),
             Event::HandOverDue { now } => {
                 let new = self.hand_over_due.is_none();
                 self.hand_over_due.get_or_insert(now);
@@ -421,7 +429,7 @@ impl StrideChain {
                 trouble.not_the_page = 0;
             }
         }
-        self.forget_empty_bridges();
+        self.forget_idle_owners();
         self.totals.consecutive_failures = 0;
         Ok(())
     }
@@ -503,7 +511,7 @@ impl StrideChain {
             page_share: run.page_share,
             dispatch: run.dispatch,
             since: run.since,
-            bridge: run.bridge,
+            owner: run.owner,
         };
         stride.ends_data = false;
         stride.granted_items = items.map_or(0, |item_budget| item_budget.items);
@@ -532,7 +540,7 @@ impl StrideChain {
             )));
         }
         stride.state = State::Ready;
-        self.forget_empty_bridges();
+        self.forget_idle_owners();
         self.totals.attempted(&report);
         if let Some(failure) = &report.failure {
             self.last_failure = Some(LastFailure {
@@ -776,7 +784,7 @@ impl StrideChain {
 
     /// Pages in flight that do not outlive this run of the controller.
     pub fn running_here(&self) -> u32 {
-        self.count(|stride| stride.run().is_some_and(|run| run.bridge.is_none()))
+        self.count(|stride| stride.run().is_some_and(|run| run.owner.is_none()))
     }
 
     /// Strides in the slow lane, running or not.
@@ -870,21 +878,14 @@ impl StrideChain {
     }
 
     /// The failures that count against the tolerance. A page whose quick attempts are spent counts as given up until it
-    /// is finished. `in_partitions` is the number of such pages in the partitions.
-    pub fn tally(&self, in_partitions: u32) -> Tally {
-        self.tally_with(self.spent() + in_partitions)
+    /// is finished.
+    pub fn tally(&self) -> Tally {
+        self.totals.tally_with(self.spent())
     }
 
     /// The failures that may still be forgiven. Pages with quick attempts left are included.
-    pub fn forgiven(&self, in_partitions: u32) -> Tally {
-        self.tally_with(self.in_trouble() + in_partitions)
-    }
-
-    fn tally_with(&self, failing: u32) -> Tally {
-        let mut tally = self.totals.tally();
-        tally.pages += u64::from(failing);
-        tally.pages_failed += u64::from(failing);
-        tally
+    pub fn forgiven(&self) -> Tally {
+        self.totals.tally_with(self.in_trouble())
     }
 
     /// Pages that have failed and are waiting for another attempt, or are in one.

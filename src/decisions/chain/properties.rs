@@ -100,8 +100,8 @@ struct Activity {
     give_up: bool,
     /// Items that it may still process.
     items_left: u64,
-    /// True if it is on a bridge and outlives the run.
-    bridged: bool,
+    /// True if another workflow owns it, so that it outlives the run.
+    outlives_run: bool,
 }
 
 /// Starts of strides, with the stride and the dispatch that announced them.
@@ -159,7 +159,7 @@ impl World {
                 cancelled: false,
                 rate: plan.rate,
                 page_rate: plan.page_rate,
-                bridged: plan.page_size.is_multiple_of(2),
+                overlaps: plan.page_size.is_multiple_of(2),
                 must_hand_over: false,
                 ..Limits::default()
             },
@@ -234,7 +234,7 @@ impl World {
                     items_left: dispatch
                         .items
                         .map_or(u64::MAX, |item_budget| item_budget.items),
-                    bridged: dispatch.by_bridge,
+                    outlives_run: dispatch.outlives_run,
                 });
                 self.dispatches += 1;
                 self.chain
@@ -246,9 +246,9 @@ impl World {
                         now: self.now,
                     })
                     .expect("a page never runs twice at once");
-                if dispatch.by_bridge {
-                    let (stride, bridge) = (dispatch.stride, "a-bridge");
-                    let event = Event::Bridged { stride, bridge };
+                if dispatch.outlives_run {
+                    let (stride, owner) = (dispatch.stride, "an-owner");
+                    let event = Event::Owned { stride, owner };
                     self.chain.record(event).expect("it was just dispatched");
                     self.limits.delivering = true;
                 }
@@ -710,9 +710,9 @@ proptest! {
     fn hand_over_and_finish_only_when_nothing_would_be_lost(plan in plans(true)) {
         play(plan, |world| {
             match scheduler::decide(&world.chain, &world.limits, world.now) {
-                // A stride on a bridge outlives the run once its order has arrived there.
+                // A stride outlives the run once its order has arrived at its owner.
                 Decision::HandOver => {
-                    assert!(world.running.iter().all(|activity| activity.bridged));
+                    assert!(world.running.iter().all(|activity| activity.outlives_run));
                     assert!(!world.limits.delivering);
                 }
                 Decision::Finish(_) => assert_eq!(world.running.len(), 0),
@@ -721,7 +721,7 @@ proptest! {
         });
     }
 
-    /// A due hand-over changes nothing for the strides: bridges take them.
+    /// A due hand-over changes nothing for the strides: others own them.
     #[test]
     fn a_hand_over_that_is_due_empties_no_slot(plan in plans(true)) {
         play(plan, |world| {
@@ -729,7 +729,7 @@ proptest! {
             due.record(Event::HandOverDue { now: world.now }).unwrap();
             let not_due = snapshot_and_restore(&world.chain);
             let limits = Limits {
-                bridged: true,
+                overlaps: true,
                 must_hand_over: false,
                 ..world.limits.clone()
             };
@@ -739,9 +739,9 @@ proptest! {
                 return;
             }
             match (decided, scheduler::decide(&not_due, &limits, world.now)) {
-                (Decision::Dispatch(by_bridge), Decision::Dispatch(here)) => {
-                    assert!(by_bridge.by_bridge && !here.by_bridge);
-                    assert_eq!(by_bridge.stride, here.stride);
+                (Decision::Dispatch(outlives), Decision::Dispatch(here)) => {
+                    assert!(outlives.outlives_run && !here.outlives_run);
+                    assert_eq!(outlives.stride, here.stride);
                 }
                 (one, other) => assert_eq!(one, other),
             }
@@ -749,12 +749,12 @@ proptest! {
     }
 
     #[test]
-    fn only_bridges_with_strides_are_remembered(plan in plans(true)) {
+    fn only_owners_of_strides_are_remembered(plan in plans(true)) {
         play(plan, |world| {
-            let on_bridge = world.running.iter().filter(|activity| activity.bridged).count();
-            assert_eq!(world.chain.on_bridge("a-bridge").len(), on_bridge);
-            assert_eq!(world.chain.bridges().count(), usize::from(on_bridge > 0));
-            let here = world.running.len() - on_bridge;
+            let owned = world.running.iter().filter(|activity| activity.outlives_run).count();
+            assert_eq!(world.chain.owned_by("an-owner").len(), owned);
+            assert_eq!(world.chain.owners().count(), usize::from(owned > 0));
+            let here = world.running.len() - owned;
             assert_eq!(world.chain.running_here() as usize, here);
         });
     }
@@ -963,10 +963,10 @@ fn worst(
             };
             chain.record(event).unwrap();
             // All of them are handed over while they run.
-            let bridge = format!("{:0>200}.bridge-{:016x}", "", round % 3);
-            let event = Event::Bridged {
+            let owner = format!("{:0>200}.owner-{:016x}", "", round % 3);
+            let event = Event::Owned {
                 stride: number,
-                bridge: &bridge,
+                owner: &owner,
             };
             chain.record(event).unwrap();
             let starts: Vec<_> = (0..u64::from(dispatch.look_ahead))

@@ -69,9 +69,9 @@ pub(crate) enum State {
         dispatch: u64,
         /// The time of the dispatch.
         since: Timestamp,
-        /// The number in the chain of the bridge that has the stride. `None` if the controller's own run has it.
+        /// The number in the chain of the workflow that owns the activity. `None` if that is the controller's own run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        bridge: Option<u32>,
+        owner: Option<u32>,
     },
     /// Idle until this time.
     Waiting { until: Timestamp },
@@ -92,8 +92,8 @@ pub(crate) struct Run {
     pub page_share: Option<f64>,
     pub dispatch: u64,
     pub since: Timestamp,
-    /// The bridge that has the stride. A stride on a bridge outlives the run of the controller.
-    pub bridge: Option<u32>,
+    /// The workflow that owns the activity, which then outlives the run of the controller.
+    pub owner: Option<u32>,
 }
 
 /// The failures of one page.
@@ -193,13 +193,13 @@ impl Stride {
                 page_share,
                 dispatch,
                 since,
-                bridge,
+                owner,
             } => Some(Run {
                 rate_share,
                 page_share,
                 dispatch,
                 since,
-                bridge,
+                owner,
             }),
             State::Ready | State::Waiting { .. } => None,
         }

@@ -54,30 +54,13 @@ pub(super) fn is_over(s: &Situation<'_>) -> bool {
 
 pub(super) fn stands_still(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     if s.limits.paused {
-        return Some((HeldBy::Pause, paused(s.pause)));
+        return Some(paused(s.pause));
     }
     if let Some(stages) = s.stages.filter(|stages| stages.holds()) {
         return Some((HeldBy::Stage, stages.explained()));
     }
-    match s.pace.held {
-        Some(HeldBy::Window) => {
-            let opens = match s.pacing.opens_at(s.now) {
-                Some(at) => format!("; the next one opens in {}", about(at.since(s.now))),
-                None if s.pacing.windows_to_work_out(s.now).is_some() => {
-                    "; when the next one opens is being worked out".to_owned()
-                }
-                None => String::new(),
-            };
-            return Some((HeldBy::Window, format!("outside of its windows{opens}")));
-        }
-        Some(_) => {
-            let why = match s.pacing.throttled() {
-                Some(throttled) => format!("held: {}", throttled.reason),
-                None => "held: its throttles have not answered yet".to_owned(),
-            };
-            return Some((HeldBy::Throttle, why));
-        }
-        None => {}
+    if let Some(held) = held(s.pacing, s.pace, s.now) {
+        return Some(held);
     }
     if s.max_parallelism == 0 {
         return Some((HeldBy::Parallelism, "max parallelism is 0".to_owned()));
@@ -88,18 +71,40 @@ pub(super) fn stands_still(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     })
 }
 
-fn paused(note: Option<&PauseNote>) -> String {
-    let mut text = "paused".to_owned();
-    let Some(note) = note else {
-        return text;
+/// The windows or the throttle that hold the batch, if any do.
+pub(crate) fn held(pacing: &Pacing, pace: &PaceNow, now: Timestamp) -> Option<(HeldBy, String)> {
+    let (by, why) = match pace.held? {
+        HeldBy::Window => {
+            let opens = match pacing.opens_at(now) {
+                Some(at) => format!("; the next one opens in {}", about(at.since(now))),
+                None if pacing.windows_to_work_out(now).is_some() => {
+                    "; when the next one opens is being worked out".to_owned()
+                }
+                None => String::new(),
+            };
+            (HeldBy::Window, format!("outside of its windows{opens}"))
+        }
+        _ => {
+            let why = match pacing.throttled() {
+                Some(throttled) => format!("held: {}", throttled.reason),
+                None => "held: its throttles have not answered yet".to_owned(),
+            };
+            (HeldBy::Throttle, why)
+        }
     };
-    if let Some(who) = &note.who {
+    Some((by, why))
+}
+
+/// The pause of a paused batch.
+pub(crate) fn paused(note: Option<&PauseNote>) -> (HeldBy, String) {
+    let mut text = "paused".to_owned();
+    if let Some(who) = note.and_then(|note| note.who.as_ref()) {
         text.push_str(&format!(" by {who}"));
     }
-    if let Some(why) = &note.why {
+    if let Some(why) = note.and_then(|note| note.why.as_ref()) {
         text.push_str(&format!(": {why}"));
     }
-    text
+    (HeldBy::Pause, text)
 }
 
 fn nothing_to_do(s: &Situation<'_>) -> Option<(HeldBy, String)> {
@@ -132,14 +137,17 @@ fn nothing_to_do(s: &Situation<'_>) -> Option<(HeldBy, String)> {
 }
 
 fn limited(s: &Situation<'_>) -> Option<(HeldBy, String)> {
-    let throttled = s.pacing.throttled().map(|throttled| {
-        let percent = throttled.factor * 100.0;
-        let text = format!("slowed to {percent:.0} %: {}", throttled.reason);
-        (HeldBy::Throttle, text)
-    });
-    throttled
+    slowed(s.pacing)
         .or_else(|| by_rate(s))
         .or_else(|| by_parallelism(s))
+}
+
+/// The verdict of a throttle that slows the batch.
+pub(crate) fn slowed(pacing: &Pacing) -> Option<(HeldBy, String)> {
+    let throttled = pacing.throttled()?;
+    let percent = throttled.factor * 100.0;
+    let text = format!("slowed to {percent:.0} %: {}", throttled.reason);
+    Some((HeldBy::Throttle, text))
 }
 
 fn by_rate(s: &Situation<'_>) -> Option<(HeldBy, String)> {

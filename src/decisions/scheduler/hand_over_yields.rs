@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PART: u32 = 10;
 
 /// The dispatches that were asked to end, each with the time of asking.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct YieldWave {
     asked: BTreeMap<u64, Timestamp>,
 }
@@ -24,7 +24,7 @@ pub(crate) struct YieldWave {
 impl YieldWave {
     /// Asks the next strides to end, while a continue-as-new is due.
     pub fn tick(&mut self, chain: &StrideChain, limits: &Limits, now: Timestamp) {
-        let Some(since) = chain.hand_over_due().filter(|_| limits.bridged) else {
+        let Some(since) = chain.hand_over_due().filter(|_| limits.overlaps) else {
             return;
         };
         let here = here(chain);
@@ -64,7 +64,7 @@ impl YieldWave {
         limits: &Limits,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let since = chain.hand_over_due().filter(|_| limits.bridged)?;
+        let since = chain.hand_over_due().filter(|_| limits.overlaps)?;
         let waiting = here(chain).len() > self.asked.len();
         let begin = since.plus(BY_THEMSELVES);
         let patient_until = self.asked.values().map(|at| at.plus(PATIENCE));
@@ -78,7 +78,7 @@ impl YieldWave {
 
 /// The dispatches owned by this run, in ascending order.
 fn here(chain: &StrideChain) -> Vec<u64> {
-    let here = chain.runs().filter(|(_, run)| run.bridge.is_none());
+    let here = chain.runs().filter(|(_, run)| run.owner.is_none());
     let mut here: Vec<u64> = here.map(|(_, run)| run.dispatch).collect();
     here.sort_unstable();
     here
@@ -133,7 +133,7 @@ mod tests {
             let mut chain = running(strides);
             let limits = Limits {
                 max_parallelism: parallelism,
-                bridged: true,
+                overlaps: true,
                 ..Limits::default()
             };
             let due = Timestamp(1_000);
@@ -171,7 +171,7 @@ mod tests {
             .unwrap();
         let limits = Limits {
             max_parallelism: 30,
-            bridged: true,
+            overlaps: true,
             must_hand_over: true,
             ..Limits::default()
         };

@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub(crate) use because::{Because, because};
-pub(crate) use explain::{Situation, explain, page_after};
+pub(crate) use explain::{Situation, explain, held, page_after, paused, slowed};
 pub(crate) use hand_over_yields::YieldWave;
 pub(crate) use shares::given_out as rates_given_out;
 pub(crate) use stage::{StageLimit, stage_is_done};
@@ -63,10 +63,10 @@ pub(crate) struct Limits {
     pub hooks_running: bool,
     /// True while the stride length is tuned and too few pages have been timed. Strides cut now are short.
     pub strides_grow: bool,
-    /// True if strides are given to bridges, which outlive the run, while a continue-as-new is due. False if no bridge
-    /// could be started.
-    pub bridged: bool,
-    /// True while orders are on their way to a bridge. Only this run is told their result.
+    /// True if strides are given to workflows that outlive the run while a continue-as-new is due. False if no such
+    /// workflow could be started.
+    pub overlaps: bool,
+    /// True while orders are on their way to such a workflow. Only this run is told their result.
     pub delivering: bool,
     /// True if these are the limits of one partition of a batch.
     pub of_part: bool,
@@ -95,8 +95,8 @@ pub(crate) struct Dispatch {
     pub page_share: Option<f64>,
     /// Items that the stride may go through, where a stage limits them.
     pub items: Option<ItemBudget>,
-    /// True if the stride goes to a bridge, because this run is about to end.
-    pub by_bridge: bool,
+    /// True if another workflow has to own the activity, because this run is about to end.
+    pub outlives_run: bool,
 }
 
 /// The way in which a batch ended.
@@ -143,10 +143,10 @@ pub(crate) fn decide(chain: &StrideChain, limits: &Limits, now: Timestamp) -> De
     if hand_over.is_some() && nothing_lost {
         return Decision::HandOver;
     }
-    let by_bridge = match hand_over {
+    let outlives_run = match hand_over {
         Some(HandOver::Draining) => return until_deadline(None),
-        // The batch's own limits apply first: a stride that may not begin needs no bridge.
-        Some(HandOver::Bridging { .. }) => true,
+        // The batch's own limits apply first: a stride that may not begin needs no owner.
+        Some(HandOver::Overlapping { .. }) => true,
         None => false,
     };
     let stands = limits.paused || limits.held || limits.outputs_full;
@@ -165,7 +165,7 @@ pub(crate) fn decide(chain: &StrideChain, limits: &Limits, now: Timestamp) -> De
             rate_share,
             page_share,
             items: stage::item_budget(chain, limits, stride),
-            by_bridge,
+            outlives_run,
         }),
         None => until_deadline(next_due),
     }
@@ -177,7 +177,7 @@ pub(crate) fn stop_at_page_boundary(chain: &StrideChain, limits: &Limits, now: T
         || limits.held
         || limits.max_parallelism == 0
         || ending(chain, limits, now).is_some()
-        || (is_draining(chain, limits) && !limits.bridged)
+        || (is_draining(chain, limits) && !limits.overlaps)
 }
 
 /// The dispatches that should end at their next page boundary while the others continue. Either more strides run than
@@ -204,7 +204,7 @@ pub(crate) fn is_draining(chain: &StrideChain, limits: &Limits) -> bool {
 pub(crate) fn makes_way(chain: &StrideChain, limits: &Limits, now: Timestamp) -> bool {
     match hand_over(chain, limits) {
         Some(HandOver::Draining) => true,
-        Some(HandOver::Bridging { since }) => {
+        Some(HandOver::Overlapping { since }) => {
             chain.running_here() == 0 || now.since(since) < MAKE_WAY
         }
         None => false,
@@ -360,9 +360,9 @@ fn position(token: Option<&PageToken>) -> String {
 /// the run has to wait for them.
 #[derive(PartialEq)]
 enum HandOver {
-    /// Strides are dispatched to a bridge in the meantime.
-    Bridging { since: Timestamp },
-    /// No stride is dispatched, because Temporal's limits are near or no bridge can be used.
+    /// Strides are dispatched to a workflow that outlives the run in the meantime.
+    Overlapping { since: Timestamp },
+    /// No stride is dispatched, because Temporal's limits are near or no workflow could be started that outlives the run.
     Draining,
 }
 
@@ -370,7 +370,7 @@ fn hand_over(chain: &StrideChain, limits: &Limits) -> Option<HandOver> {
     let due = chain.hand_over_due();
     match due {
         _ if limits.must_hand_over => Some(HandOver::Draining),
-        Some(since) if limits.bridged => Some(HandOver::Bridging { since }),
+        Some(since) if limits.overlaps => Some(HandOver::Overlapping { since }),
         Some(_) => Some(HandOver::Draining),
         None => None,
     }
@@ -771,21 +771,21 @@ mod tests {
     }
 
     #[test]
-    fn where_no_bridge_can_be_used_a_run_ends_with_what_it_has_begun() {
-        for (bridged, must_hand_over) in [(false, false), (false, true), (true, true)] {
+    fn where_nothing_outlives_a_run_it_ends_with_what_it_has_begun() {
+        for (overlaps, must_hand_over) in [(false, false), (false, true), (true, true)] {
             let mut chain = two_closed_strides();
             begin(&mut chain, 0);
             chain.record(Event::HandOverDue { now: NOW }).unwrap();
             let limits = Limits {
-                bridged,
+                overlaps,
                 must_hand_over,
                 ..limits()
             };
             let late = NOW.plus(Duration::from_secs(3_600));
             for now in [NOW, late] {
                 assert_eq!(decide(&chain, &limits, now), Decision::WaitUntil(None));
-                // With bridges a few strides at a time are asked to end.
-                assert_eq!(stop_at_page_boundary(&chain, &limits, now), !bridged);
+                // With an overlap, a few strides at a time are asked to end.
+                assert_eq!(stop_at_page_boundary(&chain, &limits, now), !overlaps);
             }
             ends(&mut chain, 0, StrideReport::default());
             assert_eq!(decide(&chain, &limits, late), Decision::HandOver);

@@ -6,8 +6,9 @@ use crate::{
     base::time::Timestamp,
     decisions::{
         scheduler::{self, Ending, StageLimit},
-        state::{BatchState, stages::Judged},
+        state::{BatchState, stages::Judged, stride_work::StrideWork, work::Work},
     },
+    page::token::PageToken,
     processor::hooks::Failure,
     progress::{
         audit::Given,
@@ -20,7 +21,7 @@ use crate::{
 impl BatchState {
     /// Returns the items that the current stage leaves to the strides.
     pub(crate) fn stage_limit(&self) -> Option<StageLimit> {
-        let items = self.stages.as_ref()?.limit()?;
+        let items = self.work.stages.as_ref()?.limit()?;
         let pages = u64::from(self.stride_length().pages);
         Some(StageLimit {
             items,
@@ -30,38 +31,27 @@ impl BatchState {
 
     /// Detects that a stage is done.
     pub(crate) fn advance_stage(&mut self) {
-        let done = scheduler::stage_is_done(&self.chain, &self.limits());
-        if let Some(stages) = self.stages.as_mut().filter(|_| done && !self.cancelled) {
+        let done = scheduler::stage_is_done(&self.work.chain, &self.limits());
+        if let Some(stages) = self
+            .work
+            .stages
+            .as_mut()
+            .filter(|_| done && !self.cancelled)
+        {
             stages.reached();
-        }
-    }
-
-    pub(crate) fn check_order(&self, at_end: bool) -> CheckOrder {
-        let spec = &self.input.spec;
-        CheckOrder {
-            batch_id: spec.batch_id.clone(),
-            batch_run: self.input.batch_run.clone(),
-            processor: spec.processor.clone(),
-            args: self.args().clone(),
-            redrive: spec.redrive_of.is_some(),
-            covered_from: spec.first_cursor.clone(),
-            covered_to: match at_end {
-                true => None,
-                false => self.chain.low_water_mark().cloned(),
-            },
         }
     }
 
     /// Returns the check that must be made now.
     pub(crate) fn stage_to_check(&self) -> Option<CheckOrder> {
-        let stages = self.stages.as_ref()?;
-        let wanted = stages.is_checking() && !self.cancelled;
-        wanted.then(|| self.check_order(false))
+        let stages = self.work.stages.as_ref()?;
+        let wanted = stages.is_checking() && !self.cancelled && !StrideWork::makes_way(self);
+        wanted.then(|| self.check_order(self.work.chain.low_water_mark().cloned()))
     }
 
     /// Returns whether no page is covered yet. A missing cursor in a check would mean that all data is covered.
     pub(crate) fn covers_nothing(&self) -> bool {
-        self.chain.low_water_mark() == self.input.spec.first_cursor.as_ref()
+        self.work.chain.low_water_mark() == self.input.spec.first_cursor.as_ref()
     }
 
     pub(crate) fn checked(&mut self, checked: Checked) {
@@ -69,7 +59,7 @@ impl BatchState {
         self.version += 1;
         let exceeded = self.exceeded_in_stage();
         let now = self.now;
-        let Some(stages) = &mut self.stages else {
+        let Some(stages) = &mut self.work.stages else {
             return;
         };
         let stage = stages.called();
@@ -92,6 +82,23 @@ impl BatchState {
         self.audit.note(now, action, &Given::by_itself(why));
     }
 
+    /// Returns a message if more failed than is tolerated, however little was done. Without a tolerance no failure is
+    /// tolerated.
+    pub(crate) fn exceeded_in_stage(&self) -> Option<String> {
+        let totals = &self.work.chain.totals;
+        let forgiven = self.controls.forgiven.unwrap_or_default();
+        match &self.input.spec.tolerance {
+            Some(tolerance) => tolerance.exceeded_by_sample(totals.tally(), &forgiven),
+            None => {
+                let failed = totals.tally().since(&forgiven);
+                (failed.items_failed + failed.pages_failed > 0)
+                    .then(|| scheduler::given_up(failed.pages_failed, failed.items_failed))
+            }
+        }
+    }
+}
+
+impl<W: Work> BatchState<W> {
     /// Begins the check after the last page, if the batch was started with such a check.
     pub(crate) fn begin_check_at_end(&mut self, ending: &Ending) -> Option<CheckOrder> {
         if !ending.is_of_all() || !self.input.spec.checks_at_end() {
@@ -99,7 +106,7 @@ impl BatchState {
         }
         self.closing = Some(Phase::Finishing);
         self.checking_at_end = true;
-        Some(self.check_order(true))
+        Some(self.check_order(None))
     }
 
     /// Records the result of the check after the last page, and returns the end of the batch. A check that fails, or
@@ -132,18 +139,17 @@ impl BatchState {
         }
     }
 
-    /// Returns a message if more failed than is tolerated, however little was done. Without a tolerance no failure is
-    /// tolerated.
-    pub(crate) fn exceeded_in_stage(&self) -> Option<String> {
-        let totals = &self.chain.totals;
-        let forgiven = self.controls.forgiven.unwrap_or_default();
-        match &self.input.spec.tolerance {
-            Some(tolerance) => tolerance.exceeded_by_sample(totals.tally(), &forgiven),
-            None => {
-                let failed = totals.tally().since(&forgiven);
-                (failed.items_failed + failed.pages_failed > 0)
-                    .then(|| scheduler::given_up(failed.pages_failed, failed.items_failed))
-            }
+    /// Returns the order to check everything up to a cursor, or to the end of the data.
+    pub(crate) fn check_order(&self, covered_to: Option<PageToken>) -> CheckOrder {
+        let spec = &self.input.spec;
+        CheckOrder {
+            batch_id: spec.batch_id.clone(),
+            batch_run: self.input.batch_run.clone(),
+            processor: spec.processor.clone(),
+            args: self.args().clone(),
+            redrive: spec.redrive_of.is_some(),
+            covered_from: spec.first_cursor.clone(),
+            covered_to,
         }
     }
 
@@ -159,7 +165,7 @@ impl BatchState {
             let waits = "every page is finished, and being checked".to_owned();
             (WaitsFor::Check, HeldBy::Stage, waits)
         } else {
-            let stages = self.stages.as_ref().filter(|stages| stages.is_checking())?;
+            let stages = self.work.stages().filter(|stages| stages.is_checking())?;
             (WaitsFor::Check, HeldBy::Stage, stages.explained())
         };
         let news = news.filter(|news| news.for_what == for_what);

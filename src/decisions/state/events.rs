@@ -4,39 +4,18 @@
 
 use crate::{
     base::time::Timestamp,
-    decisions::{chain::Event, state::BatchState},
+    decisions::{
+        chain::Event,
+        state::{BatchState, work::Work},
+    },
     protocol::{
-        AcceptedEnd, AcceptedEndRequest, ApproveRequest, BridgeResults, Controls, LockHeld,
-        NextPage, PartitionNews, Settled, ShareOrder, Steer, SteerRequest, ThrottleNews, WaitNews,
+        AcceptedEnd, AcceptedEndRequest, ApproveRequest, Controls, LockHeld, NextPage, ShareOrder,
+        Steer, SteerRequest, ThrottleNews, WaitNews,
     },
 };
 
 /// # Signals
-impl BatchState {
-    /// Starts of the strides that follow one that is running.
-    pub(crate) fn hear_next_page(&mut self, next: &NextPage) {
-        self.signals += 1;
-        self.version += 1;
-        if next.batch_run != self.input.batch_run {
-            self.chain.dropped();
-            return;
-        }
-        let event = Event::Announced {
-            by: next.stride,
-            dispatch: next.dispatch,
-            starts: &next.starts,
-        };
-        self.record(event);
-    }
-
-    /// Reports of strides that run on a bridge.
-    pub(crate) fn hear_bridge(&mut self, at: Timestamp, news: BridgeResults) {
-        if self.is_meant(&news.batch_run) {
-            self.now = at;
-            self.take_results(news);
-        }
-    }
-
+impl<W: Work> BatchState<W> {
     /// The latest verdict of a throttle.
     pub(crate) fn hear_throttle(&mut self, at: Timestamp, news: &ThrottleNews) {
         if self.is_meant(&news.batch_run) {
@@ -56,24 +35,6 @@ impl BatchState {
         if self.is_meant(&news.batch_run) {
             self.waits = Some(news);
         }
-    }
-
-    /// The latest progress of the partitions of the batch.
-    pub(crate) fn hear_partitions(&mut self, at: Timestamp, news: PartitionNews) {
-        self.signals += 1;
-        self.partitions_looked(news, at);
-    }
-
-    /// Records that a partition now keeps to a smaller share.
-    pub(crate) fn hear_settled(&mut self, settled: &Settled) {
-        self.signals += 1;
-        self.partition_settled(settled);
-    }
-
-    /// The share of this partition from now on.
-    pub(crate) fn hear_share(&mut self, order: ShareOrder) {
-        self.signals += 1;
-        self.take_share(order);
     }
 
     /// A request of an operator that has no answer.
@@ -101,7 +62,7 @@ impl BatchState {
     }
 
     /// Counts a signal. A signal to an earlier execution of the same batch id changes nothing.
-    fn is_meant(&mut self, batch_run: &str) -> bool {
+    pub(crate) fn is_meant(&mut self, batch_run: &str) -> bool {
         self.signals += 1;
         let meant = batch_run == self.input.batch_run;
         if meant {
@@ -112,7 +73,7 @@ impl BatchState {
 }
 
 /// # Updates
-impl BatchState {
+impl<W: Work> BatchState<W> {
     /// Makes a change that is answered with the limits as they are then.
     pub(crate) fn answered(&mut self, change: impl FnOnce(&mut Self)) -> Controls {
         self.updates += 1;
@@ -120,23 +81,48 @@ impl BatchState {
         self.controls.clone()
     }
 
-    /// The end of a stride, as far as it is accepted.
-    pub(crate) fn accepted_end(&mut self, asked: &AcceptedEndRequest) -> AcceptedEnd {
-        self.updates += 1;
-        let stride = (asked.batch_run == self.input.batch_run)
-            .then(|| self.chain.stride(asked.stride))
-            .flatten();
-        AcceptedEnd {
-            open: stride.is_some(),
-            end: stride.and_then(|s| s.end.clone()),
-        }
-    }
-
     /// Refuses an approval that the batch does not wait for. A request that came as a signal before is repeated.
     pub(crate) fn validate_approval(&self, request: &ApproveRequest) -> Result<(), String> {
         match self.controls.is_known(request.id.as_deref()) {
             true => Ok(()),
             false => self.waits_for_approval(),
+        }
+    }
+}
+
+/// # Events of strides
+impl BatchState {
+    /// Starts of the strides that follow one that is running.
+    pub(crate) fn hear_next_page(&mut self, next: &NextPage) {
+        self.signals += 1;
+        self.version += 1;
+        if next.batch_run != self.input.batch_run {
+            self.work.chain.dropped();
+            return;
+        }
+        let event = Event::Announced {
+            by: next.stride,
+            dispatch: next.dispatch,
+            starts: &next.starts,
+        };
+        self.record(event);
+    }
+
+    /// The share of this partition from now on.
+    pub(crate) fn hear_share(&mut self, order: ShareOrder) {
+        self.signals += 1;
+        self.take_share(order);
+    }
+
+    /// The end of a stride, as far as it is accepted.
+    pub(crate) fn accepted_end(&mut self, asked: &AcceptedEndRequest) -> AcceptedEnd {
+        self.updates += 1;
+        let stride = (asked.batch_run == self.input.batch_run)
+            .then(|| self.work.chain.stride(asked.stride))
+            .flatten();
+        AcceptedEnd {
+            open: stride.is_some(),
+            end: stride.and_then(|s| s.end.clone()),
         }
     }
 }

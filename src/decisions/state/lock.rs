@@ -2,9 +2,13 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::{decisions::state::BatchState, progress::phase::HeldBy, protocol::LockOrder};
+use crate::{
+    decisions::state::{BatchState, work::Work},
+    progress::phase::HeldBy,
+    protocol::LockOrder,
+};
 
-impl BatchState {
+impl<W: Work> BatchState<W> {
     pub(crate) fn lock_order(&self) -> Option<LockOrder> {
         let spec = &self.input.spec;
         Some(LockOrder {

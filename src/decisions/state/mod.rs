@@ -2,15 +2,17 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | here | [`BatchState`]: the fields, the limits, the next decision |
+//! | here | [`BatchState`]: the fields, and the beginning of a run |
+//! | `work` | the work of a batch, and everything about a batch that depends on its kind |
+//! | `stride_work`, `partition_work` | the work of a controller, and that of the parent of partitions |
 //! | `events` | signals and updates, as they change the state |
 //! | `steering` | requests of operators, applied |
 //! | `run` | changes that are due before a decision; the beginning of the next run; tolerance |
-//! | `strides` | orders for strides, and their reports |
+//! | `strides` | the next decision of a controller; orders for strides, and their reports |
 //! | `side_calls` | calls that are due: notices, progress, throttles, windows |
 //! | `stages`, `checks` | stages, and the checks between them and at the end |
-//! | `lock`, `reduce`, `bridges` | the named lock, outputs to combine, strides on bridges |
-//! | `partition_parent`, `partition_child` | partitions of a batch, and the controller of one of them |
+//! | `lock`, `reduce` | the named lock, outputs to combine |
+//! | `partition_parent`, `partition_child` | the next steps of the parent, and the controller of a partition |
 //! | `publish`, `view`, `size` | the memo, the progress and report, and their sizes |
 //! | `pending_notices` | failures that the handler has not been told of yet |
 
@@ -18,12 +20,12 @@
 
 #[cfg(test)]
 mod at_work;
-pub(crate) mod bridges;
 pub(crate) mod checks;
 pub(crate) mod events;
 pub(crate) mod lock;
 pub(crate) mod partition_child;
 pub(crate) mod partition_parent;
+pub(crate) mod partition_work;
 pub(crate) mod pending_notices;
 #[cfg(test)]
 mod properties;
@@ -34,22 +36,20 @@ pub(crate) mod side_calls;
 pub(crate) mod size;
 pub(crate) mod stages;
 pub(crate) mod steering;
+pub(crate) mod stride_work;
 pub(crate) mod strides;
 #[cfg(test)]
 mod tests;
 pub(crate) mod view;
+pub(crate) mod work;
 
 use crate::{
     base::time::Timestamp,
     decisions::{
         carry::ControllerInput,
-        chain::{Broken, Event, StrideChain},
         pacing::{PaceNow, Pacing},
-        partitions::Partitions,
-        scheduler::{self, Decision, Limits, decide},
-        state::{pending_notices::Notices, stages::Stages},
+        state::pending_notices::Notices,
     },
-    processor::reducer::Fold,
     progress::{
         audit::{Audit, Given},
         check::Checked,
@@ -57,15 +57,19 @@ use crate::{
     },
     protocol::{Controls, Prepared, WaitNews},
 };
-use bridges::BridgeOutbox;
 use publish::Published;
+use stages::UnknownSize;
+use stride_work::StrideWork;
+use work::Work;
 
 /// The state of a batch, with everything that changes it. No clock, no I/O, no Temporal: events come in as arguments, and
 /// the same calls always give the same answers.
-pub(crate) struct BatchState {
-    pub(crate) input: ControllerInput,
+///
+/// A controller has strides to do, and the parent of partitions has partitions. Everything else is the same for both.
+pub(crate) struct BatchState<W = StrideWork> {
+    pub(crate) input: ControllerInput<W>,
     pub(crate) prepared: Option<Prepared>,
-    pub(crate) chain: StrideChain,
+    pub(crate) work: W,
     pub(crate) controls: Controls,
     pub(crate) notices: Notices,
     pub(crate) audit: Audit,
@@ -80,15 +84,12 @@ pub(crate) struct BatchState {
     pub(crate) pacing: Pacing,
     /// The side activity for which the batch waits.
     pub(crate) waits: Option<WaitNews>,
-    pub(crate) stages: Option<Stages>,
     pub(crate) checked: Option<Checked>,
-    pub(crate) partitions: Option<Partitions>,
     /// True while the check after the last page is running.
     pub(crate) checking_at_end: bool,
     pub(crate) taking_lock: bool,
     pub(crate) lock_held_by: Option<String>,
     pub(crate) published: Published,
-    pub(crate) bridging: BridgeOutbox,
     pub(crate) started_at: Timestamp,
     /// Server time of the last decision.
     pub(crate) now: Timestamp,
@@ -100,13 +101,13 @@ pub(crate) struct BatchState {
     pub(crate) version: u64,
 }
 
-impl BatchState {
-    pub(crate) fn of(mut input: ControllerInput) -> Self {
+impl<W: Work> BatchState<W> {
+    pub(crate) fn of(mut input: ControllerInput<W>) -> Self {
         let carry = input.carry.take();
         let spec = &input.spec;
         let mut state = Self {
             prepared: None,
-            chain: StrideChain::new(spec.first_cursor.clone(), seed(&input.batch_run)),
+            work: W::new(spec, &input.batch_run),
             controls: Controls {
                 max_parallelism: spec.max_parallelism,
                 ..Controls::default()
@@ -121,14 +122,11 @@ impl BatchState {
             combining: false,
             pacing: Pacing::of(spec, Timestamp(0)),
             waits: None,
-            stages: None,
             checked: None,
-            partitions: None,
             checking_at_end: false,
             taking_lock: false,
             lock_held_by: None,
             published: Published::default(),
-            bridging: BridgeOutbox::default(),
             started_at: Timestamp(0),
             now: Timestamp(0),
             runs: 0,
@@ -138,7 +136,7 @@ impl BatchState {
             input,
         };
         if let Some(carry) = carry {
-            state.chain = carry.chain;
+            state.work = carry.work;
             state.prepared = Some(carry.prepared);
             state.begin_to_reduce();
             state.controls = carry.controls;
@@ -149,9 +147,7 @@ impl BatchState {
             state.now = carry.started_at;
             state.runs = carry.runs;
             state.published = Published::before(carry.published);
-            state.stages = carry.stages;
             state.checked = carry.checked;
-            state.partitions = carry.partitions;
             state.pacing = carry.pacing;
         }
         state
@@ -160,6 +156,7 @@ impl BatchState {
     /// Begins a run of the controller. Returns whether it is the first of its batch run.
     pub(crate) fn begin(&mut self, now: Timestamp) -> bool {
         self.now = now;
+        self.work.begin(now, &mut self.published.control);
         let first = self.runs == 0;
         if first {
             self.started_at = now;
@@ -175,11 +172,24 @@ impl BatchState {
         first
     }
 
-    /// Gives the chain the reducer of the processor, if it has one and the chain has none yet.
+    /// Takes what the processor said about the batch.
+    pub(crate) fn accept(&mut self, mut prepared: Prepared) -> Result<(), UnknownSize> {
+        self.work.prepared(&self.input.spec, &mut prepared)?;
+        // A partition may be one of very many that begin one after the other.
+        if !self.is_part() {
+            self.pacing.begins_at_once(self.now);
+        }
+        self.prepared = Some(prepared);
+        self.begin_to_reduce();
+        self.waits = None;
+        Ok(())
+    }
+
+    /// Gives the work the reducer of the processor, if it has one and the work has none yet.
     pub(crate) fn begin_to_reduce(&mut self) {
         let prepared = self.prepared.as_ref();
         if let Some(plan) = prepared.and_then(|prepared| prepared.reducer.clone()) {
-            self.chain.reduce_by(plan);
+            self.work.reduce_by(plan);
         }
     }
 
@@ -206,48 +216,6 @@ impl BatchState {
 
     pub(crate) fn pace(&self) -> PaceNow {
         self.pacing.now(self.controls.max_parallelism, self.now)
-    }
-
-    pub(crate) fn limits(&self) -> Limits {
-        self.limits_at(&self.pace())
-    }
-
-    pub(crate) fn limits_at(&self, pace: &PaceNow) -> Limits {
-        Limits {
-            max_parallelism: pace.parallelism,
-            paused: self.controls.paused,
-            held: pace.held.is_some() || self.stages.as_ref().is_some_and(Stages::holds),
-            stage: self.stage_limit(),
-            cancelled: self.cancelled,
-            rate: pace.rate,
-            page_rate: pace.page_rate,
-            must_hand_over: self.must_hand_over,
-            deadline: self.deadline,
-            stopping: self.controls.stopping.clone(),
-            outputs_full: self.chain.fold().is_some_and(Fold::is_full),
-            hooks_running: self.hooks_running,
-            strides_grow: self.strides_grow(),
-            bridged: self.bridging.on,
-            delivering: self.bridging.is_delivering(),
-            of_part: self.is_part(),
-        }
-    }
-
-    pub(crate) fn decide(&self) -> Decision {
-        decide(&self.chain, &self.limits(), self.now)
-    }
-
-    pub(crate) fn makes_way(&self) -> bool {
-        scheduler::makes_way(&self.chain, &self.limits(), self.now)
-    }
-
-    /// Records a fact. A fact that cannot be recorded ends the batch rather than being ignored.
-    pub(crate) fn record(&mut self, event: Event<'_>) {
-        if let Err(e) = self.chain.record(event) {
-            self.chain.break_off(Broken::Impossible {
-                what: e.to_string(),
-            });
-        }
     }
 }
 

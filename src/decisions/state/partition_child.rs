@@ -14,12 +14,14 @@ pub(crate) const LOWEST_RATE: f64 = 1e-6;
 /// The factor that allows for rounding, because rates are sums of shares.
 pub(crate) const ROUNDING: f64 = 1.0 + 1e-9;
 
-impl BatchState {
+impl<W> BatchState<W> {
     /// Returns whether this controller has only one partition of the batch.
     pub(crate) fn is_part(&self) -> bool {
         self.input.part.is_some()
     }
+}
 
+impl BatchState {
     /// Returns the id of this workflow if it is not the workflow of the batch.
     pub(crate) fn own_id(&self) -> Option<String> {
         let part = self.input.part.as_ref()?;
@@ -76,11 +78,11 @@ impl BatchState {
 
     /// Returns whether the running strides keep to the limits.
     pub(crate) fn is_settled(&self, limits: &Limits) -> bool {
-        let runs = || self.chain.runs().map(|(_, run)| run);
+        let runs = || self.work.chain.runs().map(|(_, run)| run);
         let within =
             |sum: f64, limit: Option<f64>| limit.is_none_or(|limit| sum <= limit * ROUNDING);
         let unlimited = |share: Option<f64>| share.unwrap_or(f64::INFINITY);
-        self.chain.running() <= limits.max_parallelism
+        self.work.chain.running() <= limits.max_parallelism
             && within(
                 runs().map(|run| unlimited(run.rate_share)).sum(),
                 limits.rate,

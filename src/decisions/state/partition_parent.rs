@@ -1,11 +1,11 @@
-//! The partitions of a batch: their limits, starts, splits and ends.
+//! The parent of partitions: their limits, starts, splits and ends.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
 
 use crate::{
-    base::time::Timestamp,
+    base::time::{Timestamp, earliest},
     batch::{
         pace_settings::PaceSpec,
         partition_spec::first_stride,
@@ -13,29 +13,20 @@ use crate::{
     },
     decisions::{
         carry::{Carry, ControllerInput, EndDetails},
-        chain::Event,
         pacing::{Pacing, StrideLength},
         partitions::{Next, Parked, PartLimits, Partitions},
-        scheduler::Ending,
-        state::{BatchState, pending_notices::Notices, seed},
+        state::{
+            BatchState, partition_work::ParentState, pending_notices::Notices, seed,
+            stride_work::StrideWork, work::Work,
+        },
     },
     page::token::PageToken,
-    progress::{
-        Progress,
-        phase::{HeldBy, Outcome, Phase},
-    },
     protocol::{
         self, ControlState, Controls, PageSizeSetting, PartOf, PartitionNews, Prepared, Settled,
         ShareOrder, SplitOrder,
         partition::{PartitionOrder, Share},
     },
 };
-
-/// Partitions that are listed in an answer or a report.
-pub(crate) const MAX_LISTED: usize = 100;
-
-/// The parent continues as new after this many times the pages of a run: it has few events for each of them.
-pub(crate) const PAGES_PER_RUN: u64 = 10;
 
 /// The time for which one activity watches partitions before another takes over.
 pub(crate) const LOOKED_AT_FOR: Duration = Duration::from_secs(24 * 3_600);
@@ -48,15 +39,11 @@ pub(crate) enum ChildEnd {
 }
 
 /// # Decide and record
-impl BatchState {
-    pub(crate) fn next_of_partitions(&self) -> Next {
-        match &self.partitions {
-            Some(partitions) => partitions.next(&self.part_limits(), self.now),
-            None => Next::Finish(Ending {
-                outcome: Outcome::Failed,
-                reason: Some("internal error: there are no partitions".to_owned()),
-            }),
-        }
+impl ParentState {
+    /// Decides the next steps.
+    pub(crate) fn next(&self) -> Next {
+        let partitions = &self.work.partitions;
+        partitions.next(&self.part_limits(), self.now)
     }
 
     /// Returns the limits of the batch that its partitions share.
@@ -86,7 +73,7 @@ impl BatchState {
             cancelled: self.cancelled,
             stopping: self.controls.stopping.clone(),
             deadline: self.deadline,
-            hand_over: self.must_hand_over || self.chain.hand_over_due().is_some(),
+            hand_over: self.must_hand_over || self.work.hand_over_due,
             must_hand_over: self.must_hand_over,
             hooks_running: self.hooks_running,
             dead_letters: prepared.is_some_and(|prepared| prepared.dead_letters),
@@ -94,77 +81,73 @@ impl BatchState {
         }
     }
 
-    /// Takes note of the time and of what the partitions have done.
-    pub(crate) fn refresh_partitions(&mut self, now: Timestamp, suggested: bool, events: u32) {
-        let mut pages = 0;
-        if let Some(partitions) = &mut self.partitions {
-            self.chain.totals = partitions.totals();
-            pages = partitions.pages_this_run();
-        }
-        self.refresh(now, suggested, events);
-        let due = self.input.spec.pages_per_run.map(u64::from);
-        if due.is_some_and(|due| pages >= due.saturating_mul(PAGES_PER_RUN)) {
-            self.record(Event::HandOverDue { now });
-        }
+    /// Makes the changes that are due before a decision.
+    pub(crate) fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
+        self.work.totals = self.work.partitions.totals();
+        self.tick(now, suggested, events);
         let limits = self.part_limits();
-        if let Some(partitions) = &mut self.partitions {
-            partitions.hand_over_when_due(&limits, now);
-        }
+        self.work.partitions.hand_over_when_due(&limits, now);
     }
 
+    /// Returns when the next steps change without a request or news.
+    pub(crate) fn next_change(&self) -> Option<Timestamp> {
+        let due = self.work.partitions.next_change(self.now);
+        let deadline = self.deadline.filter(|at| *at > self.now);
+        earliest(earliest(deadline, due), self.next_tick())
+    }
+
+    /// Records that the controller of a partition exists.
+    pub(crate) fn partition_started(&mut self, number: u32) {
+        self.version += 1;
+        self.work.partitions.started(number);
+    }
+
+    /// Records the end of a partition's controller.
     pub(crate) fn partition_ended(&mut self, number: u32, ended: ChildEnd) {
-        let Some(partitions) = &mut self.partitions else {
-            return;
-        };
         match ended {
             ChildEnd::Report(details) => {
                 let carry = details.continuation.and_then(|input| input.carry);
                 let parked = carry.map(|carry| Parked {
-                    chain: carry.chain,
+                    chain: carry.work.chain,
                     pacing: carry.pacing,
                     notices: carry.notices,
                 });
+                let partitions = &mut self.work.partitions;
                 let output = partitions.ended(number, &details.report, parked);
-                if let (Some(output), Some(fold)) = (output, self.chain.fold_mut()) {
+                if let (Some(output), Some(fold)) = (output, self.work.fold_mut()) {
                     fold.merge(output);
                 }
             }
-            ChildEnd::Lost(why) => partitions.lost(number, &why),
+            ChildEnd::Lost(why) => self.work.partitions.lost(number, &why),
         }
     }
 
-    pub(crate) fn partition_settled(&mut self, settled: &Settled) {
-        if settled.batch_run != self.input.batch_run {
-            return;
-        }
-        if let Some(partitions) = &mut self.partitions {
-            self.version += 1;
-            partitions.settled(settled.number, settled.seq);
-        }
-    }
-
-    pub(crate) fn partitions_looked(&mut self, news: PartitionNews, at: Timestamp) {
-        if news.batch_run != self.input.batch_run {
-            return;
-        }
-        if let Some(partitions) = &mut self.partitions {
-            self.version += 1;
+    /// Takes the latest progress of partitions.
+    pub(crate) fn hear_partitions(&mut self, at: Timestamp, news: PartitionNews) {
+        if self.is_meant(&news.batch_run) {
             for (number, look) in news.looks {
-                partitions.looked(number, look, at);
+                self.work.partitions.looked(number, look, at);
             }
+        }
+    }
+
+    /// Records that a partition now keeps to a smaller share.
+    pub(crate) fn hear_settled(&mut self, settled: &Settled) {
+        if self.is_meant(&settled.batch_run) {
+            self.work.partitions.settled(settled.number, settled.seq);
         }
     }
 }
 
 /// # Orders for children
-impl BatchState {
+impl ParentState {
     pub(crate) fn share_order(
         &mut self,
         number: u32,
         told: PartitionOrder,
         split: bool,
     ) -> Option<(String, ShareOrder)> {
-        let partitions = self.partitions.as_mut()?;
+        let partitions = &mut self.work.partitions;
         let (seq, say_when_settled) = partitions.tell(number, told.clone(), split)?;
         let order = ShareOrder {
             batch_run: self.input.batch_run.clone(),
@@ -182,7 +165,7 @@ impl BatchState {
         start: Option<PageToken>,
         end: Option<PageToken>,
     ) -> SplitOrder {
-        let name = self.partitions.as_ref().and_then(|p| p.own_name(number));
+        let name = self.work.partitions.own_name(number);
         SplitOrder {
             processor: self.input.spec.processor.clone(),
             args: self.args().clone(),
@@ -199,7 +182,7 @@ impl BatchState {
         told: &PartitionOrder,
     ) -> Option<ControllerInput> {
         let prepared = self.prepared.clone()?;
-        let (partition, seq, parked) = self.partitions.as_mut()?.begin(number, told.clone())?;
+        let (partition, seq, parked) = self.work.partitions.begin(number, told.clone())?;
         let spec = self.spec_of_part(partition.start.clone());
         let parked = parked.unwrap_or_else(|| {
             let mut pacing = Pacing::of(&spec, self.now);
@@ -219,7 +202,7 @@ impl BatchState {
             says_when_settled: false,
         };
         let carry = Carry {
-            chain: parked.chain,
+            work: StrideWork::of(parked.chain),
             prepared: Prepared {
                 items_expected: partition.items,
                 items_exact: false,
@@ -236,9 +219,7 @@ impl BatchState {
             audit: crate::progress::audit::Audit::default(),
             pacing: parked.pacing,
             published: ControlState::default(),
-            stages: None,
             checked: None,
-            partitions: None,
         };
         let input = ControllerInput {
             version: self.input.version,
@@ -288,36 +269,5 @@ impl ControllerInput {
             carry.runs = runs;
         }
         input
-    }
-}
-
-/// # PartitionSnapshot
-impl BatchState {
-    /// Writes the partitions into the progress of the batch, if it has any.
-    pub(crate) fn show_partitions(&self, progress: &mut Progress, held: bool) {
-        let Some(partitions) = &self.partitions else {
-            return;
-        };
-        partitions.show(progress, MAX_LISTED);
-        if self.closing.is_some() || self.waits_for_lock() {
-            return;
-        }
-        let held = held && !self.controls.paused;
-        progress.phase = partitions.phase(&self.part_limits(), held, self.now);
-        if progress.phase == Phase::Blocked {
-            progress.blocked_reason = partitions.blocked_reason();
-        }
-        // These would be about the pages of the parent, which has none.
-        let of_pages = [
-            HeldBy::Discovery,
-            HeldBy::Retries,
-            HeldBy::Parallelism,
-            HeldBy::ContinueAsNew,
-        ];
-        if progress.held_by.is_some_and(|by| of_pages.contains(&by)) {
-            progress.held_by = None;
-            progress.explanation.clear();
-        }
-        progress.limited_by = progress.limited_by.filter(|by| !of_pages.contains(by));
     }
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{publish::News, tests::controller, *};
 use crate::{
     batch::tolerance::{Limit, OnExceeded, Tolerance},
+    decisions::scheduler::Decision,
     progress::ItemCounts,
     protocol::{PauseRequest, ResumeRequest, SetRequest, Setting, Steer, SteerRequest},
 };
@@ -73,7 +74,7 @@ fn at(seconds: u64) -> Timestamp {
 
 /// Reports one more abandoned page, after a number of finished ones.
 fn give_up(state: &mut BatchState, done: u64, given_up: u64) {
-    let totals = &mut state.chain.totals;
+    let totals = &mut state.work.chain.totals;
     totals.pages_completed += done;
     totals.pages_failed += given_up;
     totals.items = ItemCounts {

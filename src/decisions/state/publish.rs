@@ -8,7 +8,7 @@ use crate::{
     base::time::Timestamp,
     decisions::{
         scheduler,
-        state::{BatchState, size},
+        state::{BatchState, size, work::Work},
     },
     progress::{
         MEMO_LISTED, Progress,
@@ -116,51 +116,7 @@ pub(crate) fn full(mut progress: Progress) -> Progress {
     progress
 }
 
-impl BatchState {
-    pub(crate) fn control_state(&self) -> ControlState {
-        let limits = self.limits();
-        let asked = || self.bridging.wave.asked();
-        let all = scheduler::stop_at_page_boundary(&self.chain, &limits, self.now);
-        ControlState {
-            batch_run: self.input.batch_run.clone(),
-            stop_at_page_boundary: all,
-            stop_now: limits.paused && self.controls.stop_now,
-            yields: match all {
-                true => Vec::new(),
-                false => {
-                    let mut yields = scheduler::yields(&self.chain, &limits, self.now);
-                    yields.extend(asked());
-                    yields.sort_unstable();
-                    yields.dedup();
-                    yields
-                }
-            },
-            bridges: self.bridges_in_use(),
-        }
-    }
-
-    /// Returns the control state that must be written, if any. While no stride runs, it has no reader. Dispatches in
-    /// it that are over do no harm.
-    pub(crate) fn control_to_publish(&self) -> Option<ControlState> {
-        if self.chain.running() == 0 {
-            return None;
-        }
-        let (new, old) = (self.control_state(), &self.published.control);
-        let yields_known = new
-            .yields
-            .iter()
-            .all(|dispatch| old.yields.contains(dispatch));
-        let bridges_known = new.bridges.iter().all(|id| old.bridges.contains(id));
-        let same = new.stop_at_page_boundary == old.stop_at_page_boundary
-            && new.stop_now == old.stop_now
-            && yields_known
-            && bridges_known;
-        let untouched = *old == ControlState::default() && !new.stop_at_page_boundary;
-        let nobody_is_named = new.yields.is_empty() && new.bridges.is_empty();
-        let nothing_new = same || (untouched && nobody_is_named);
-        (!nothing_new).then_some(new)
-    }
-
+impl<W: Work> BatchState<W> {
     pub(crate) fn progress_is_due(&self, progress: &Progress) -> bool {
         let Some((at, phase, limited_by)) = &self.published.progress else {
             return true;
@@ -172,7 +128,7 @@ impl BatchState {
         // The parent would take an outdated progress as a sign that the partition cannot use its slots.
         let used_again = self.is_part() && *limited_by == Some(HeldBy::Discovery);
         // A client waits for the batch to be accepted. While nothing runs there may be no later moment.
-        let awaited = *phase == Phase::Preparing || self.chain.running() == 0 || used_again;
+        let awaited = *phase == Phase::Preparing || self.work.running() == 0 || used_again;
         let watched = self.published.behind || self.published.is_watched(self.now);
         self.published.steered
             || age >= EVERY
@@ -183,7 +139,7 @@ impl BatchState {
     /// Returns the new contents for the memo, and records them as published.
     pub(crate) fn take_news(&mut self, progress: Progress) -> Vec<News> {
         let mut updates = Vec::new();
-        if let Some(control) = self.control_to_publish() {
+        if let Some(control) = W::control_to_publish(self) {
             self.published.control = control.clone();
             updates.push(News::Control(control));
         }
@@ -217,6 +173,53 @@ impl BatchState {
             self.take_progress(progress.clone()),
             News::Full(Box::new(full(progress))),
         ]
+    }
+}
+
+/// # Orders for running strides
+impl BatchState {
+    pub(crate) fn control_state(&self) -> ControlState {
+        let limits = self.limits();
+        let asked = || self.work.outbox.wave.asked();
+        let all = scheduler::stop_at_page_boundary(&self.work.chain, &limits, self.now);
+        ControlState {
+            batch_run: self.input.batch_run.clone(),
+            stop_at_page_boundary: all,
+            stop_now: limits.paused && self.controls.stop_now,
+            yields: match all {
+                true => Vec::new(),
+                false => {
+                    let mut yields = scheduler::yields(&self.work.chain, &limits, self.now);
+                    yields.extend(asked());
+                    yields.sort_unstable();
+                    yields.dedup();
+                    yields
+                }
+            },
+            owners: self.owners_in_use(),
+        }
+    }
+
+    /// Returns the control state that must be written, if any. While no stride runs, it has no reader. Dispatches in
+    /// it that are over do no harm.
+    pub(crate) fn new_control(&self) -> Option<ControlState> {
+        if self.work.chain.running() == 0 {
+            return None;
+        }
+        let (new, old) = (self.control_state(), &self.published.control);
+        let yields_known = new
+            .yields
+            .iter()
+            .all(|dispatch| old.yields.contains(dispatch));
+        let owners_known = new.owners.iter().all(|id| old.owners.contains(id));
+        let same = new.stop_at_page_boundary == old.stop_at_page_boundary
+            && new.stop_now == old.stop_now
+            && yields_known
+            && owners_known;
+        let untouched = *old == ControlState::default() && !new.stop_at_page_boundary;
+        let nobody_is_named = new.yields.is_empty() && new.owners.is_empty();
+        let nothing_new = same || (untouched && nobody_is_named);
+        (!nothing_new).then_some(new)
     }
 }
 

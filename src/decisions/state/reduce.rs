@@ -2,15 +2,19 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::{decisions::state::BatchState, processor::reducer::Plan, protocol::CombineOrder};
+use crate::{
+    decisions::state::{BatchState, work::Work},
+    processor::reducer::Plan,
+    protocol::CombineOrder,
+};
 
-impl BatchState {
+impl<W: Work> BatchState<W> {
     pub(crate) fn parts_to_combine(&self, at_end: bool) -> Option<CombineOrder> {
         let fold = self
-            .chain
+            .work
             .fold()
             .filter(|fold| *fold.plan() == Plan::Custom)?;
-        let handing_over = self.makes_way() && self.chain.running_here() == 0;
+        let handing_over = W::makes_way(self) && self.work.running_here() == 0;
         let parts = fold.to_combine(at_end || handing_over)?;
         Some(CombineOrder {
             processor: self.input.spec.processor.clone(),

@@ -4,16 +4,11 @@
 
 use crate::{
     base::time::{Timestamp, earliest},
-    batch::tolerance::{OnExceeded, StrideTolerance, Tally},
+    batch::tolerance::{OnExceeded, StrideTolerance},
     decisions::{
         carry::{Carry, ControllerInput},
-        chain::Event,
-        partitions::Partitions,
         scheduler::Ending,
-        state::{
-            BatchState,
-            stages::{Stages, UnknownSize},
-        },
+        state::{BatchState, stages::Stages, work::Work},
     },
     processor::hooks::Failure,
     progress::{
@@ -22,7 +17,6 @@ use crate::{
         phase::{Outcome, Phase},
         report::BatchReport,
     },
-    protocol::Prepared,
 };
 
 /// Limits of a Temporal run are 51,200 events, 10,000 signals and 2,000 updates (Temporal Cloud limits,
@@ -35,7 +29,7 @@ pub(crate) const UPDATES: (u32, u32) = (1_000, 1_500);
 /// The number of events that fit into 50 MB even with the largest arguments and tokens.
 pub(crate) const MUST_HAND_OVER_EVENTS: u32 = 20_000;
 
-impl BatchState {
+impl<W: Work> BatchState<W> {
     pub(crate) fn told_to_end(&self) -> Option<Ending> {
         let (outcome, reason) = match &self.controls.stopping {
             _ if self.cancelled => (Outcome::Cancelled, "cancelled".to_owned()),
@@ -44,22 +38,6 @@ impl BatchState {
         };
         let reason = Some(reason);
         Some(Ending { outcome, reason })
-    }
-
-    /// Takes over the facts about the processor, which come once, before the first page.
-    pub(crate) fn begin_prepared(&mut self, prepared: Prepared) -> Result<(), UnknownSize> {
-        let spec = &self.input.spec;
-        let expected = prepared.items_expected;
-        let stages = Stages::plan(&spec.stages, spec.approve_stages, &spec.processor, expected)?;
-        // A partition may be one of very many that begin one after the other.
-        if !self.is_part() {
-            self.pacing.begins_at_once(self.now);
-        }
-        self.prepared = Some(prepared);
-        self.begin_to_reduce();
-        self.stages = stages;
-        self.waits = None;
-        Ok(())
     }
 
     /// Records that the batch is ending, and returns its report for the hooks.
@@ -80,58 +58,47 @@ impl BatchState {
     }
 
     /// Records the time and the distance to the limits of a run.
-    pub(crate) fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
+    pub(crate) fn tick(&mut self, now: Timestamp, suggested: bool, events: u32) {
         self.now = now;
         self.expire_pause();
-        let going = !self.controls.paused && !self.limits().held;
-        let items = self.chain.totals.items.total();
+        let stage_holds = self.work.stages().is_some_and(Stages::holds);
+        let going = !self.controls.paused && self.pace().held.is_none() && !stage_holds;
+        let items = self.work.totals().items.total();
         self.pacing.tick(now, going, items);
-        self.pacing.settle_credit(self.rates(), now);
         let pages = self.input.spec.pages_per_run.map(u64::from);
+        let pages = pages.map(|pages| pages.saturating_mul(W::RUN_LENGTH));
         let due = suggested
-            || pages.is_some_and(|pages| self.chain.pages_this_run() >= pages)
+            || pages.is_some_and(|pages| self.work.pages_this_run() >= pages)
             || self.signals >= SIGNALS.0
             || self.updates >= UPDATES.0;
         if due {
-            self.record(Event::HandOverDue { now });
+            self.work.hand_over(now);
         }
         self.must_hand_over = events >= MUST_HAND_OVER_EVENTS
             || self.signals >= SIGNALS.1
             || self.updates >= UPDATES.1;
         self.enforce_tolerance();
-        self.advance_stage();
-        let limits = self.limits();
-        self.bridging.wave.tick(&self.chain, &limits, now);
     }
 
-    /// Returns when the limits change next without a request or a report.
-    pub(crate) fn next_change(&self) -> Option<Timestamp> {
+    /// Returns when the pace or the memo changes next without a request or a report.
+    pub(crate) fn next_tick(&self) -> Option<Timestamp> {
         let pause = self.controls.pause.as_ref().and_then(|pause| pause.until);
         let pace = match self.controls.paused {
             true => pause,
             false => self.pacing.next_change(self.now),
         };
-        let wave = &self.bridging.wave;
-        let asked = wave.next_change(&self.chain, &self.limits(), self.now);
-        let watch = self.watch_due().filter(|at| *at > self.now);
-        let publication = self.published.due(self.now);
-        earliest(pace, earliest(asked, earliest(watch, publication)))
+        earliest(pace, self.published.due(self.now))
     }
 
     /// Pauses or stops the batch when more has failed than is tolerated.
     pub(crate) fn enforce_tolerance(&mut self) {
-        let tally = self.tally();
+        let tally = self.work.tally();
         let Some(tolerance) = &self.input.spec.tolerance else {
             return;
         };
-        let (controls, totals) = (&mut self.controls, &self.chain.totals);
+        let (controls, totals) = (&mut self.controls, self.work.totals());
         let known = controls.tripped.is_some() || controls.stopping.is_some();
-        let partitions = self.partitions.as_ref();
-        let over = self.cancelled
-            || self.chain.is_complete()
-            || self.chain.broken().is_some()
-            || partitions.is_some_and(Partitions::is_over);
-        if known || over {
+        if known || self.cancelled || self.work.is_over() {
             return;
         }
         let forgiven = controls.forgiven.unwrap_or_default();
@@ -158,34 +125,22 @@ impl BatchState {
         self.note(Failure::ToleranceExceeded { reason, paused });
     }
 
-    /// The failures so far, as tolerated failures are counted.
-    pub(crate) fn tally(&self) -> Tally {
-        let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
-        self.chain.tally(in_partitions)
-    }
-
     /// Returns the part of the tolerance that a stride receives with its order.
     pub(crate) fn stride_tolerance(&self) -> Option<StrideTolerance> {
         let tolerance = self.input.spec.tolerance.clone()?;
         let forgiven = self.controls.forgiven.unwrap_or_default();
         Some(StrideTolerance {
             tolerance,
-            tally: self.tally().since(&forgiven),
+            tally: self.work.tally().since(&forgiven),
             strides: self.pace().parallelism,
         })
     }
 
-    /// Returns the part of the failures that is forgiven when the batch resumes.
-    pub(crate) fn forgiven(&self) -> Tally {
-        let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
-        self.chain.forgiven(in_partitions)
-    }
-
     /// Returns the input with which the next controller continues from the current state.
-    pub(crate) fn next_input(&self) -> ControllerInput {
+    pub(crate) fn next_input(&self) -> ControllerInput<W> {
         ControllerInput {
             carry: self.prepared.clone().map(|prepared| Carry {
-                chain: self.chain.clone(),
+                work: self.work.carried(),
                 prepared,
                 controls: self.controls.clone(),
                 started_at: self.started_at,
@@ -195,11 +150,25 @@ impl BatchState {
                 audit: self.audit.clone(),
                 pacing: self.pacing.clone(),
                 published: self.published.control.clone(),
-                stages: self.stages.clone(),
                 checked: self.checked.clone(),
-                partitions: self.partitions.clone(),
             }),
             ..self.input.clone()
         }
+    }
+}
+
+/// # A run of a controller
+impl BatchState {
+    /// Makes the changes that are due before a decision.
+    pub(crate) fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
+        self.tick(now, suggested, events);
+        self.pacing.settle_credit(self.rates(), now);
+        self.advance_stage();
+        self.refresh_outbox();
+    }
+
+    /// Returns when the limits change next without a request or a report.
+    pub(crate) fn next_change(&self) -> Option<Timestamp> {
+        earliest(self.next_tick(), self.outbox_due())
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{
     batch::{HOOK_TIMEOUT, TRACK_EVERY},
-    decisions::state::BatchState,
+    decisions::state::{BatchState, work::Work},
     processor::hooks::{Failure, FailureNotice, HookCall},
     progress::{phase::Outcome, report::BatchReport},
     protocol::{HookOrder, KeepReport, ThrottleOrder, WindowsOrder},
@@ -18,7 +18,7 @@ pub(crate) const HOOK_ATTEMPTS: u32 = 3;
 /// The time that a hook call may take beyond its attempts and the wait for a worker, for the waits between attempts.
 pub(crate) const HOOK_SLACK: Duration = Duration::from_secs(30);
 
-impl BatchState {
+impl<W: Work> BatchState<W> {
     /// Keeps a failure for the handler, if there is one.
     pub(crate) fn note(&mut self, failure: Failure) {
         if self.input.spec.hooks.failure_handler.is_some() {

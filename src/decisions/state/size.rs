@@ -8,7 +8,7 @@ use crate::{
     decisions::{
         carry::{ControllerInput, EndDetails},
         scheduler::Ending,
-        state::BatchState,
+        state::{BatchState, work::Work},
     },
     progress::report::BatchReport,
 };
@@ -27,32 +27,35 @@ pub(crate) fn is_too_large(payload: &impl Serialize) -> bool {
     bytes(payload) > MAX_BYTES
 }
 
-impl BatchState {
+impl<W: Work> BatchState<W> {
     /// Returns the input of the next run, small enough to be kept.
-    pub(crate) fn fitting_input(&self) -> ControllerInput {
+    pub(crate) fn fitting_input(&self) -> ControllerInput<W> {
         fitting(self.next_input())
     }
 
     /// Returns the report of the batch with the state needed to continue, small enough to be kept.
-    pub(crate) fn fitting_details(&self, ending: &Ending) -> EndDetails {
+    pub(crate) fn fitting_details(&self, ending: &Ending) -> EndDetails<W> {
         with_continuation(self.report(ending), self.next_input())
     }
 }
 
 /// Drops waiting notices first: they are counted, and the progress contains their facts as well.
-pub(crate) fn fitting(mut input: ControllerInput) -> ControllerInput {
+pub(crate) fn fitting<W: Work>(mut input: ControllerInput<W>) -> ControllerInput<W> {
     if let Some(carry) = input.carry.as_mut().filter(is_too_large) {
         carry.notices.drop_waiting();
     }
     if let Some(carry) = input.carry.as_mut().filter(is_too_large)
-        && let Some(fold) = carry.chain.fold_mut()
+        && let Some(fold) = carry.work.fold_mut()
     {
         fold.fail("the outputs that wait to be combined are more than can be kept".to_owned());
     }
     input
 }
 
-pub(crate) fn with_continuation(report: BatchReport, input: ControllerInput) -> EndDetails {
+pub(crate) fn with_continuation<W: Work>(
+    report: BatchReport,
+    input: ControllerInput<W>,
+) -> EndDetails<W> {
     let mut details = EndDetails {
         report,
         continuation: Some(Box::new(input)),

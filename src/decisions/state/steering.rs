@@ -5,7 +5,7 @@
 use crate::{
     base::{error::truncate, time::Timestamp},
     batch::pace_settings::stride::Stride,
-    decisions::state::BatchState,
+    decisions::state::{BatchState, work::Work},
     progress::{PauseNote, audit::Given},
     protocol::{
         ApproveRequest, PageSizeSetting, PauseRequest, RecoverNote, ResumeRequest, SetRequest,
@@ -15,7 +15,7 @@ use crate::{
 /// A pause reason is shown in one line.
 pub(crate) const MAX_REASON_CHARS: usize = 500;
 
-impl BatchState {
+impl<W: Work> BatchState<W> {
     pub(crate) fn do_pause(&mut self, at: Timestamp, request: PauseRequest) {
         if !self.controls.is_new(request.id.as_deref()) {
             return;
@@ -54,7 +54,7 @@ impl BatchState {
 
     /// Returns the reason why an approval would have no effect now, if there is one.
     pub(crate) fn waits_for_approval(&self) -> Result<(), String> {
-        match &self.stages {
+        match self.work.stages() {
             Some(stages) => stages.waits(),
             None => Err("the batch has no stages".to_owned()),
         }
@@ -64,14 +64,14 @@ impl BatchState {
         if !self.controls.is_new(request.id.as_deref()) {
             return;
         }
-        let approved = match &mut self.stages {
+        let approved = match self.work.stages_mut() {
             Some(stages) => stages.approve(),
             None => Err("the batch has no stages".to_owned()),
         };
         match approved {
             Ok(stage) => {
                 // An approval covers all failures up to this point.
-                self.controls.forgiven = Some(self.forgiven());
+                self.controls.forgiven = Some(self.work.forgiven());
                 self.steered(at, format!("approve {stage}"), &request.given);
             }
             // A signal has no other answer.
@@ -97,8 +97,8 @@ impl BatchState {
         self.controls.pause_reason = None;
         self.controls.pause = None;
         if self.controls.tripped.take().is_some() {
-            self.controls.forgiven = Some(self.forgiven());
-            self.chain.totals.consecutive_failures = 0;
+            self.controls.forgiven = Some(self.work.forgiven());
+            self.work.forgive();
         }
     }
 
@@ -213,7 +213,7 @@ mod tests {
     fn a_pause_with_an_end_forgives_like_a_resume_and_the_next_failures_count() {
         let batch = Batch::named("batch", "processor", serde_json::Value::Null)
             .tolerate(Tolerance::new().consecutive(3));
-        let mut batch_state = BatchState::of(ControllerInput {
+        let mut batch_state: BatchState = BatchState::of(ControllerInput {
             version: 1,
             batch_run: "run".to_owned(),
             spec: batch.spec,
@@ -222,7 +222,7 @@ mod tests {
             part: None,
         });
         let fail = |batch_state: &mut BatchState, at| {
-            batch_state.chain.totals.consecutive_failures += 4;
+            batch_state.work.chain.totals.consecutive_failures += 4;
             batch_state.refresh(at, false, 0);
             assert!(batch_state.controls.paused);
             assert!(batch_state.controls.tripped.is_some());

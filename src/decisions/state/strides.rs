@@ -5,22 +5,64 @@
 use crate::{
     batch::retry::RetryMode,
     decisions::{
-        chain::Event,
-        pacing::{Length, LengthBy, RateUse, StrideLength, Uncut},
-        scheduler::{self, Dispatch},
-        state::{BatchState, pending_notices::Before, stages::Stages},
+        chain::{Broken, Event},
+        pacing::{Length, LengthBy, PaceNow, RateUse, StrideLength, Uncut},
+        scheduler::{self, Decision, Dispatch, Limits, decide},
+        state::{BatchState, pending_notices::Before, stages::Stages, work::Work},
     },
+    processor::reducer::Fold,
     protocol::{self, FailedAttempt, StrideOrder, StrideReport, StrideTerms},
 };
 
+/// # The next decision
+impl BatchState {
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits_at(&self.pace())
+    }
+
+    pub(crate) fn limits_at(&self, pace: &PaceNow) -> Limits {
+        Limits {
+            max_parallelism: pace.parallelism,
+            paused: self.controls.paused,
+            held: pace.held.is_some() || self.work.stages.as_ref().is_some_and(Stages::holds),
+            stage: self.stage_limit(),
+            cancelled: self.cancelled,
+            rate: pace.rate,
+            page_rate: pace.page_rate,
+            must_hand_over: self.must_hand_over,
+            deadline: self.deadline,
+            stopping: self.controls.stopping.clone(),
+            outputs_full: self.work.chain.fold().is_some_and(Fold::is_full),
+            hooks_running: self.hooks_running,
+            strides_grow: self.strides_grow(),
+            overlaps: self.work.outbox.on,
+            delivering: self.work.outbox.is_delivering(),
+            of_part: self.is_part(),
+        }
+    }
+
+    pub(crate) fn decide(&self) -> Decision {
+        decide(&self.work.chain, &self.limits(), self.now)
+    }
+
+    /// Records a fact. A fact that cannot be recorded ends the batch rather than being ignored.
+    pub(crate) fn record(&mut self, event: Event<'_>) {
+        if let Err(e) = self.work.chain.record(event) {
+            self.is_impossible(e.to_string());
+        }
+    }
+
+    /// Ends the batch, because of a defect of this crate.
+    pub(crate) fn is_impossible(&mut self, what: String) {
+        self.work.chain.break_off(Broken::Impossible { what });
+    }
+}
+
+/// # Orders and reports
 impl BatchState {
     /// Records the dispatch and returns the order for the activity.
-    pub(crate) fn dispatched(
-        &mut self,
-        dispatch: &Dispatch,
-        bridge: Option<&str>,
-    ) -> Option<StrideOrder> {
-        let mut order = self.order(dispatch, bridge)?;
+    pub(crate) fn dispatched(&mut self, dispatch: &Dispatch) -> Option<StrideOrder> {
+        let mut order = self.order(dispatch)?;
         let by_item = self.permit_per_item();
         let [items, pages] = self.pacing.take_earned(by_item);
         (order.rate_ready, order.rate_owed) = (items.ready, items.owed);
@@ -33,10 +75,6 @@ impl BatchState {
             items: dispatch.items,
             now: self.now,
         });
-        if let Some(bridge) = bridge {
-            let stride = dispatch.stride;
-            self.record(Event::Bridged { stride, bridge });
-        }
         Some(order)
     }
 
@@ -49,10 +87,10 @@ impl BatchState {
         })
     }
 
-    pub(crate) fn order(&self, dispatch: &Dispatch, bridge: Option<&str>) -> Option<StrideOrder> {
+    fn order(&self, dispatch: &Dispatch) -> Option<StrideOrder> {
         let spec = &self.input.spec;
         let prepared = self.prepared.as_ref()?;
-        let stride = self.chain.stride(dispatch.stride)?;
+        let stride = self.work.chain.stride(dispatch.stride)?;
         let page_size = self.pacing.page_size();
         Some(StrideOrder {
             batch_run: self.input.batch_run.clone(),
@@ -77,15 +115,15 @@ impl BatchState {
             take_apart: stride.trouble.as_ref().is_some_and(|t| t.take_apart),
             give_up: stride.give_up.as_deref().cloned(),
             redrive: spec.redrive_of.is_some(),
-            is_kept: prepared.once_per_page && self.chain.is_kept(dispatch.stride),
-            dispatch: self.chain.dispatches() + 1,
+            is_kept: prepared.once_per_page && self.work.chain.is_kept(dispatch.stride),
+            dispatch: self.work.chain.dispatches() + 1,
             page_share: dispatch.page_share,
             page_pause: self
                 .pacing
                 .page_pause_now(self.controls.max_parallelism, self.now),
             throttles: self.pacing.throttles().to_vec(),
             max_items: dispatch.items.map(|item_budget| item_budget.items),
-            reducer: self.chain.fold().map(|fold| fold.plan().clone()),
+            reducer: self.work.chain.fold().map(|fold| fold.plan().clone()),
             time_limit: self.pacing.stride().and_then(StrideLength::time_limit),
             min_pages_per_stride: self
                 .pacing
@@ -93,8 +131,8 @@ impl BatchState {
                 .map_or(1, |lengths| lengths.shortest(page_size)),
             controller: self.own_id(),
             partition: self.input.part.as_ref().map(|part| part.name.clone()),
-            last: self.chain.last().cloned(),
-            bridge: bridge.map(ToOwned::to_owned),
+            last: self.work.chain.last().cloned(),
+            owner: None,
             rate_ready: 0,
             page_rate_ready: 0,
             rate_owed: 0,
@@ -109,8 +147,9 @@ impl BatchState {
             return;
         };
         let now = self.now;
-        let before = Before::of(&self.chain, stride);
-        self.pacing.reported(&report, self.chain.running(), now);
+        let before = Before::of(&self.work.chain, stride);
+        self.pacing
+            .reported(&report, self.work.chain.running(), now);
         let left = [
             (report.rate_left, report.rate_untouched),
             (report.page_rate_left, report.page_rate_untouched),
@@ -124,22 +163,18 @@ impl BatchState {
         });
         self.pacing.rates_given_back(self.rates(), left);
         if self.input.spec.hooks.failure_handler.is_some() {
-            self.notices.compare(&before, &self.chain, stride);
+            self.notices.compare(&before, &self.work.chain, stride);
         }
     }
 }
 
 /// # Rates
 impl BatchState {
-    pub(crate) fn permit_per_item(&self) -> bool {
-        self.prepared.as_ref().is_some_and(|p| p.permit_per_item)
-    }
-
     /// Returns the allocated parts of the rates: of items, then of pages.
     pub(crate) fn rates(&self) -> [RateUse; 2] {
         let pace = self.pace();
-        let [items, pages] = scheduler::rates_given_out(&self.chain);
-        let free_slots = pace.parallelism.saturating_sub(self.chain.running());
+        let [items, pages] = scheduler::rates_given_out(&self.work.chain);
+        let free_slots = pace.parallelism.saturating_sub(self.work.chain.running());
         let of_items = RateUse {
             limit: pace.rate,
             given_out: items,
@@ -158,6 +193,35 @@ impl BatchState {
 
 /// # Stride lengths
 impl BatchState {
+    /// Returns whether strides that are cut now would be shorter than later ones.
+    pub(crate) fn strides_grow(&self) -> bool {
+        let lengths = self.pacing.stride();
+        let page_size = self.pacing.page_size();
+        lengths.is_some_and(|lengths| lengths.is_growing(page_size, || self.uncut(lengths)))
+    }
+
+    /// Records the length of a stride, and of the strides that it announces.
+    pub(crate) fn note_cut(&mut self, order: &StrideOrder) {
+        let oldest = self
+            .work
+            .chain
+            .open()
+            .next()
+            .map_or(0, |(number, _)| number);
+        if order.end.is_none()
+            && let Some(lengths) = self.pacing.stride_mut()
+        {
+            lengths.cut(order.stride, order.pages, oldest);
+        }
+    }
+}
+
+/// # Stride lengths
+impl<W: Work> BatchState<W> {
+    pub(crate) fn permit_per_item(&self) -> bool {
+        self.prepared.as_ref().is_some_and(|p| p.permit_per_item)
+    }
+
     /// Returns the length of the strides that are cut next.
     pub(crate) fn stride_length(&self) -> Length {
         match self.pacing.stride() {
@@ -169,34 +233,12 @@ impl BatchState {
         }
     }
 
-    pub(crate) fn stride_because(&self, length: &Length) -> String {
-        match self.partitions {
-            Some(_) => "each partition finds its own".to_owned(),
-            None => length.by.to_string(),
-        }
-    }
-
-    /// Returns whether strides that are cut now would be shorter than later ones.
-    pub(crate) fn strides_grow(&self) -> bool {
-        let lengths = self.pacing.stride();
-        let page_size = self.pacing.page_size();
-        lengths.is_some_and(|lengths| lengths.is_growing(page_size, || self.uncut(lengths)))
-    }
-
     pub(crate) fn uncut(&self, lengths: &StrideLength) -> Uncut {
         let page_size = self.pacing.page_size();
-        let totals = &self.chain.totals;
-        let frontier = self.chain.frontier();
-        let open = self.chain.open();
-        let open = open.filter(|(number, _)| Some(*number) != frontier);
-        let open: u64 = open
-            .map(|(number, stride)| {
-                let done = stride.done.pages + stride.done.pages_failed;
-                u64::from(lengths.of(number)).saturating_sub(done)
-            })
-            .sum();
+        let totals = self.work.totals();
+        let open = self.work.open_pages(lengths);
         let expected = self.prepared.as_ref().and_then(|p| p.items_expected);
-        let of_stage = self.stages.as_ref().and_then(Stages::limit);
+        let of_stage = self.work.stages().and_then(Stages::limit);
         let expected = expected.into_iter().chain(of_stage).min();
         let left = expected.map(|expected| {
             let items = expected.saturating_sub(totals.items.total());
@@ -213,16 +255,6 @@ impl BatchState {
             found: totals.pages_completed + totals.pages_failed + open,
             slots: self.controls.max_parallelism,
             page_size,
-        }
-    }
-
-    /// Records the length of a stride, and of the strides that it announces.
-    pub(crate) fn note_cut(&mut self, order: &StrideOrder) {
-        let oldest = self.chain.open().next().map_or(0, |(number, _)| number);
-        if order.end.is_none()
-            && let Some(lengths) = self.pacing.stride_mut()
-        {
-            lengths.cut(order.stride, order.pages, oldest);
         }
     }
 }

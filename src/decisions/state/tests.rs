@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
 
-use super::{bridges::ORDERS_AT_ONCE, *};
+use super::{partition_work::ParentState, *};
 use crate::{
     batch::{
         Batch,
@@ -12,9 +12,10 @@ use crate::{
         retry::{RetryMode, RetryPolicy},
     },
     decisions::{
-        chain::properties::worst_at_rest,
+        bridge::outbox::ORDERS_AT_ONCE,
+        chain::{StrideChain, properties::worst_at_rest},
         partitions::{Partitions, properties::worst},
-        scheduler::Ending,
+        scheduler::{Ending, Limits},
         state::size::MAX_BYTES,
     },
     page::token::PageToken,
@@ -28,13 +29,23 @@ use crate::{
         phase::Outcome,
     },
     protocol::{
-        self, BridgeOrders, BridgeResult, BridgeResults, FailedAttempt, GiveUp, NextPage,
-        PageSizeSetting, PartOf, PartitionNews, RESULTS_AT_ONCE, StrideOrder, StrideReport,
+        self, BridgeOrders, DispatchReport, FailedAttempt, GiveUp, NextPage, PageSizeSetting,
+        PartOf, PartitionNews, RESULTS_AT_ONCE, StrideOrder, StrideReport, StrideResults,
         partition::{PartitionOrder, PartitionSnapshot, Share},
     },
 };
 
 pub(super) fn controller(part: Option<PartOf>) -> BatchState {
+    state(part)
+}
+
+fn parent(partitions: Partitions) -> ParentState {
+    let mut parent: ParentState = state(None);
+    parent.work.partitions = partitions;
+    parent
+}
+
+fn state<W: Work>(part: Option<PartOf>) -> BatchState<W> {
     let mut controller = BatchState::of(ControllerInput {
         version: protocol::VERSION,
         batch_run: "run".to_owned(),
@@ -102,7 +113,7 @@ fn each_limit_of_a_run_makes_a_hand_over_due_and_in_the_end_urgent() {
         controller.input.spec.pages_per_run = pages;
         (controller.signals, controller.updates) = (signals, updates);
         controller.refresh(Timestamp(1), suggested, events);
-        let due = controller.chain.hand_over_due().is_some();
+        let due = controller.work.chain.hand_over_due().is_some();
         [due, controller.must_hand_over] != *expected
     });
     let wrong: Vec<_> = wrong.collect();
@@ -116,10 +127,10 @@ fn the_next_run_has_its_limits_to_itself() {
     (last.signals, last.updates) = (8_000, 1_500);
     last.refresh(Timestamp(1), true, 20_000);
     let sent = serde_json::to_string(&last.fitting_input()).unwrap();
-    let mut next = BatchState::of(serde_json::from_str(&sent).unwrap());
+    let mut next: BatchState = BatchState::of(serde_json::from_str(&sent).unwrap());
     next.refresh(Timestamp(2), false, 1);
     assert_eq!(
-        (next.chain.hand_over_due(), next.must_hand_over),
+        (next.work.chain.hand_over_due(), next.must_hand_over),
         (None, false)
     );
 }
@@ -127,22 +138,21 @@ fn the_next_run_has_its_limits_to_itself() {
 #[test]
 fn no_notice_of_a_partition_has_the_number_of_another_or_of_the_batch() {
     let named = ["a", "b", "c"].map(Partition::<u64>::named);
-    let mut parent = controller(None);
-    parent.partitions = Some(Partitions::new(stored(named.into()).unwrap()));
+    let mut parent = parent(Partitions::new(stored(named.into()).unwrap()));
     let mut all = vec![];
     for number in 0..3 {
         let input = parent.part_input(number, &told(1)).unwrap();
-        all.push(BatchState::of(input));
+        all.push(BatchState::of(input).notices);
     }
-    all.push(parent);
+    all.push(parent.notices);
     let mut numbers = BTreeSet::new();
-    for controller in &mut all {
+    for notices in &mut all {
         for _ in 0..10 {
-            controller.notices.note(Failure::ToleranceExceeded {
+            notices.note(Failure::ToleranceExceeded {
                 reason: String::new(),
                 paused: true,
             });
-            let (number, _) = controller.notices.next().unwrap();
+            let (number, _) = notices.next().unwrap();
             assert!(numbers.insert(number), "{number} is there twice");
         }
     }
@@ -200,7 +210,7 @@ fn page_failure() -> PageFailure {
     }
 }
 
-fn with_notices(mut controller: BatchState) -> BatchState {
+fn with_notices<W: Work>(mut controller: BatchState<W>) -> BatchState<W> {
     for _ in 0..30 {
         let failure = Failure::PageFailed(page_failure());
         controller.notices.note(failure);
@@ -217,7 +227,7 @@ fn a_batch_with_the_longest_tokens_in_every_slot_can_end_and_be_continued() {
         max_parallelism: 500,
         ..Limits::default()
     };
-    batch.chain = worst_at_rest(StrideChain::new(None, 1), &limits);
+    batch.work.chain = worst_at_rest(StrideChain::new(None, 1), &limits);
     assert!(bytes(&batch.fitting_input()) < MAX_BYTES);
     let details = batch.fitting_details(&cancelled());
     let size = bytes(&details);
@@ -228,30 +238,29 @@ fn a_batch_with_the_longest_tokens_in_every_slot_can_end_and_be_continued() {
 
 #[test]
 fn a_batch_with_fifty_partitions_that_stand_still_can_end_and_be_continued() {
-    let mut batch = with_notices(controller(None));
-    batch.partitions = Some(worst());
+    let batch = with_notices(parent(worst()));
     let details = batch.fitting_details(&cancelled());
     let size = bytes(&details);
     assert!(size < MAX_BYTES, "{size} bytes");
     let continuation = details.continuation.expect("it can be continued");
-    let partitions = continuation.carry.unwrap().partitions;
-    assert_eq!(partitions, batch.partitions);
+    let partitions = continuation.carry.unwrap().work.partitions;
+    assert_eq!(partitions, batch.work.partitions);
     assert_eq!(details.report.progress.pages_failed, 0, "of its own ledger");
 }
 
 #[test]
 fn what_is_too_large_all_the_same_is_cut_and_said() {
     let mut batch = with_notices(controller(None));
-    batch.chain.reduce_by(Plan::Custom);
+    batch.work.chain.reduce_by(Plan::Custom);
     let part = json!("x".repeat(MAX_OUTPUT_BYTES - 2));
     for _ in 0..400 {
         let output = Output::of_part(Some(&part), None);
-        batch.chain.fold_mut().unwrap().merge(output);
+        batch.work.chain.fold_mut().unwrap().merge(output);
     }
     let input = batch.fitting_input();
     assert!(bytes(&input) < MAX_BYTES);
     let carry = input.carry.unwrap();
-    assert!(carry.chain.fold().unwrap().error().is_some());
+    assert!(carry.work.chain.fold().unwrap().error().is_some());
     assert_eq!(carry.notices.dropped(), 30, "they are counted");
     let details = batch.fitting_details(&cancelled());
     assert!(bytes(&details) < MAX_BYTES);
@@ -289,7 +298,7 @@ fn every_signal_is_small_enough_at_its_bounds() {
         "args": "a".repeat(16 * 1024), "stride": u64::MAX, "pages": 10_000, "page_size": 1_000_000,
         "attempt": u32::MAX, "page_timeout": Duration::from_secs(1), "start": token(), "end": token(),
         "last": token(), "give_up": GiveUp::from(failure.clone()), "partition": "n".repeat(100),
-        "throttles": vec!["t".repeat(60); 20], "bridge": "b".repeat(250), "look_ahead": 0,
+        "throttles": vec!["t".repeat(60); 20], "owner": "b".repeat(250), "look_ahead": 0,
         "done": StrideTotals::default(), "redrive": false, "dispatch": u64::MAX, "min_pages_per_stride": 1,
     }))
     .unwrap();
@@ -316,14 +325,14 @@ fn every_signal_is_small_enough_at_its_bounds() {
         )),
         ..StrideReport::default()
     };
-    let result = BridgeResult {
+    let result = DispatchReport {
         stride: u64::MAX,
         dispatch: u64::MAX,
         report,
     };
-    let results = BridgeResults {
+    let results = StrideResults {
         batch_run: "run".to_owned(),
-        bridge: "b".repeat(250),
+        owner: "b".repeat(250),
         results: vec![result; RESULTS_AT_ONCE],
     };
     let next = NextPage {

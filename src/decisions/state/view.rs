@@ -6,13 +6,13 @@ use crate::{
     base::error::truncate,
     decisions::{
         pacing::{StrideLength, Terms, advice},
-        scheduler::{self, Ending, Situation},
-        state::{BatchState, stages::Stages},
+        scheduler::Ending,
+        state::{BatchState, work::Work},
     },
     page::size::{Stand, percent_text},
     processor::reducer::Fold,
     progress::{
-        Progress, by_age,
+        Progress,
         phase::{HeldBy, Phase},
         report::BatchReport,
     },
@@ -22,57 +22,37 @@ use crate::{
 /// The longest token that is shown, so that it fits on one line.
 pub(crate) const MAX_TOKEN_CHARS: usize = 60;
 
-/// The largest number of failing pages in a progress query.
-pub(crate) const MAX_FAILING_SHOWN: usize = 20;
-
 /// The error in place of a result that a batch has not combined because it ended early.
 pub(crate) const NOT_COMBINED: &str = "NotCombined: the batch ended before everything was combined; a batch that is continued combines the rest";
 
-impl BatchState {
+impl<W: Work> BatchState<W> {
     pub(crate) fn look(&self) -> Progress {
         let pace = self.pace();
-        let limits = self.limits_at(&pace);
         let spec = &self.input.spec;
-        let totals = &self.chain.totals;
-        let fold = self.chain.fold();
+        let totals = self.work.totals();
+        let fold = self.work.fold();
+        let seen = W::seen(self, &pace);
         let phase = match self.closing {
             Some(phase) => phase,
             None if self.prepared.is_none() || self.waits_for_lock() => Phase::Preparing,
-            None => scheduler::phase(&self.chain, &limits, self.now),
+            None => seen.phase,
         };
-        let (blocked_at, blocked_reason) = match phase {
-            Phase::Blocked => scheduler::blocked(&self.chain),
-            _ => (None, None),
-        };
-        let situation = Situation {
-            chain: &self.chain,
-            limits: &limits,
-            pacing: &self.pacing,
-            pace: &pace,
-            pause: self.controls.pause.as_ref(),
-            stages: self.stages.as_ref(),
-            max_parallelism: self.controls.max_parallelism,
-            now: self.now,
-        };
-        let blocked = blocked_reason.as_ref().filter(|_| phase == Phase::Blocked);
+        let blocked = phase == Phase::Blocked;
+        let blocked_at = seen.blocked_at.filter(|_| blocked);
+        let blocked_reason = seen.blocked_reason.filter(|_| blocked);
         let explained = |of_pages: Option<(HeldBy, String)>| {
             let explained = self.lock_explained().or(of_pages);
             let explained = explained.filter(|_| self.closing.is_none());
             let explained = self.waits_explained().or(explained);
-            match blocked {
+            match &blocked_reason {
                 Some(why) => (None, format!("blocked: {why}")),
                 None => explained
                     .map(|(by, text)| (Some(by), text))
                     .unwrap_or_default(),
             }
         };
-        let limit = scheduler::explain(&situation);
-        let (limited_by, _) = explained(limit.clone());
-        let because = match self.is_part() {
-            // Its batch goes by what limits it.
-            true => limit.map(scheduler::Because::from),
-            false => scheduler::because(&situation, limit),
-        };
+        let (limited_by, _) = explained(seen.limit);
+        let because = seen.because;
         let fitting_page_size = because
             .as_ref()
             .and_then(|because| because.fitting_page_size);
@@ -85,7 +65,6 @@ impl BatchState {
         let ramp = pacing.ramp();
         let length = self.stride_length();
         let auto_stride = pacing.stride().and_then(StrideLength::auto);
-        let ages = || self.chain.runs().map(|(_, run)| run.since);
         let mut progress = Progress {
             batch_id: spec.batch_id.clone(),
             batch_run: self.input.batch_run.clone(),
@@ -95,9 +74,9 @@ impl BatchState {
             pause_reason: self.controls.pause_reason.clone(),
             pages_completed: totals.pages_completed,
             pages_failed: totals.pages_failed,
-            pages_in_flight: self.chain.running(),
-            pages_stuck: self.chain.stuck(),
-            strides_waiting: self.chain.ready(),
+            pages_in_flight: 0,
+            pages_stuck: 0,
+            strides_waiting: 0,
             items: totals.items,
             skip_reasons: totals.skip_reasons.clone(),
             items_expected: size.items(),
@@ -106,15 +85,11 @@ impl BatchState {
             max_parallelism: self.controls.max_parallelism,
             max_parallelism_achieved: totals.max_parallelism_achieved,
             rate: pacing.rate,
-            low_water_mark: self.chain.low_water_mark().cloned(),
-            end_of_data: self.chain.end_of_data(),
-            failing: self
-                .chain
-                .failing(self.prepared.as_ref().map(|p| &p.retry))
-                .take(MAX_FAILING_SHOWN)
-                .collect(),
-            failed: self.chain.failed().to_vec(),
-            failed_items: self.chain.failed_items().to_vec(),
+            low_water_mark: None,
+            end_of_data: false,
+            failing: Vec::new(),
+            failed: Vec::new(),
+            failed_items: Vec::new(),
             started_at: self.started_at,
             as_of: self.now,
             runs: self.runs + 1,
@@ -144,7 +119,7 @@ impl BatchState {
             auto_page_size: pacing.auto_page_size().map(ToString::to_string),
             stride: length.pages,
             auto_stride: auto_stride.map(ToString::to_string),
-            stride_because: auto_stride.map(|_| self.stride_because(&length)),
+            stride_because: auto_stride.map(|_| W::stride_because(&length)),
             page_rate: pacing.page_rate,
             page_pause: pacing.page_pause,
             throttles: pacing.throttles().to_vec(),
@@ -156,19 +131,19 @@ impl BatchState {
             lock_held_by: self.lock_held_by.clone(),
             items_per_second: pacing.items_per_second_shown(self.now),
             time_left: items_left.and_then(|left| pacing.time_left(self.now, left)),
-            oldest_in_flight: ages().min(),
-            in_flight_by_age: by_age(ages().map(|since| self.now.since(since))),
+            oldest_in_flight: None,
+            in_flight_by_age: [0; 4],
             dead_letters: totals.dead_letters,
             keeps_dead_letters: self.prepared.as_ref().map(|p| p.dead_letters),
             first_cursor: spec.first_cursor.clone(),
-            stage: self.stages.as_ref().map(Stages::progress),
+            stage: None,
             check: self.checked.clone(),
             output: fold.and_then(Fold::so_far).cloned(),
             output_error: fold.and_then(Fold::error).map(str::to_owned),
             partition_counts: None,
             partitions: Vec::new(),
         };
-        self.show_partitions(&mut progress, pace.held.is_some());
+        W::show(self, &mut progress);
         progress.settle(Stand::Underway);
         progress
     }
@@ -192,7 +167,7 @@ impl BatchState {
     pub(crate) fn report(&self, ending: &Ending) -> BatchReport {
         let mut progress = self.look();
         progress.phase = Phase::Ended;
-        if self.chain.fold().is_some_and(|fold| !fold.is_whole()) {
+        if self.work.fold().is_some_and(|fold| !fold.is_whole()) {
             // A partial result would look like the result of all finished pages.
             progress.output = None;
             progress.output_error = Some(NOT_COMBINED.to_owned());

@@ -79,7 +79,7 @@ pub(super) struct ControlWatch {
     joined: Instant,
     batch_run: String,
     dispatch: u64,
-    bridge: Option<String>,
+    owner: Option<String>,
 }
 
 #[derive(Clone)]
@@ -112,18 +112,18 @@ const GONE: StopSignal = StopSignal {
 };
 
 impl Found {
-    /// Returns the signal to this dispatch, which may be on a bridge.
-    pub fn signal(&self, batch_run: &str, dispatch: u64, bridge: Option<&str>) -> StopSignal {
-        // Bridges are named before they get strides. A run that does not name this bridge was reset to an
+    /// Returns the signal to this dispatch, whose activity may have an owner other than the controller.
+    pub fn signal(&self, batch_run: &str, dispatch: u64, owner: Option<&str>) -> StopSignal {
+        // Owners are named before they get strides. A run that does not name this owner was reset to an
         // earlier time.
-        let forgotten = |known: &[String]| bridge.is_some_and(|id| known.iter().all(|k| k != id));
+        let forgotten = |known: &[String]| owner.is_some_and(|id| known.iter().all(|k| k != id));
         match self {
             Self::Nothing => StopSignal::default(),
             Self::Gone => GONE,
             Self::BatchRun(other) if other != batch_run || forgotten(&[]) => GONE,
             Self::BatchRun(_) => StopSignal::default(),
             Self::Control(state) if state.batch_run != batch_run => GONE,
-            Self::Control(state) if forgotten(&state.bridges) => StopSignal {
+            Self::Control(state) if forgotten(&state.owners) => StopSignal {
                 stop_now: state.stop_now,
                 ..GONE
             },
@@ -153,7 +153,7 @@ impl ControlWatches {
             readings: self.read(client, &order.batch_run, order.controller(), batch),
             batch_run: order.batch_run.clone(),
             dispatch: order.dispatch,
-            bridge: order.bridge.clone(),
+            owner: order.owner.clone(),
         }
     }
 
@@ -235,8 +235,8 @@ impl ControlWatch {
             }
             let reading = self.readings.borrow_and_update();
             if let Some(reading) = reading.as_ref().filter(|r| r.asked >= self.joined) {
-                let bridge = self.bridge.as_deref();
-                return reading.found.signal(&self.batch_run, self.dispatch, bridge);
+                let owner = self.owner.as_deref();
+                return reading.found.signal(&self.batch_run, self.dispatch, owner);
             }
         }
     }
@@ -416,8 +416,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stride_on_a_bridge_that_the_batch_does_not_know_stops() {
-        let knows = |id: &str| state(|s| s.bridges = vec![id.to_owned()]);
+    fn a_stride_whose_owner_the_batch_does_not_know_stops() {
+        let knows = |id: &str| state(|s| s.owners = vec![id.to_owned()]);
         let cases = [
             (knows("b1"), false),
             (knows("b2"), true),
@@ -487,7 +487,7 @@ mod tests {
             joined: before + Duration::from_millis(1),
             batch_run: "mine".to_owned(),
             dispatch: 1,
-            bridge: None,
+            owner: None,
         };
         let found = state(|s| s.stop_at_page_boundary = true);
         let reading = |asked| {

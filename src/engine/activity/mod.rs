@@ -7,7 +7,7 @@
 //! | `arguments` | arguments that an order refers to |
 //! | `side` | all activities other than strides, which have their own slots |
 //! | `heartbeats` | the signs of life of activities |
-//! | `bridges` | detecting bridges that have ended |
+//! | `ended_workflows` | detecting workflows that have ended |
 //! | `combining` | combining outputs of pages, on separate threads |
 //! | `lock` | taking and releasing a named lock |
 //! | `partitions` | reporting the partitions of a batch |
@@ -18,8 +18,8 @@
 
 mod abandon;
 mod arguments;
-mod bridges;
 mod combining;
+mod ended_workflows;
 mod heartbeats;
 mod lock;
 mod memo_watch;

@@ -20,7 +20,7 @@ use super::{
     side::retry,
 };
 use crate::{
-    engine::controller::Controller,
+    engine::controller::PartitionParent,
     progress::Progress,
     protocol::{PartitionNews, PartitionsOrder, partition::PartitionSnapshot},
 };
@@ -38,7 +38,8 @@ pub(super) async fn relay(
     watches: &Arc<ControlWatches>,
 ) -> Result<(), ActivityError> {
     // The activity's own handle is bound to one run, and the batch may continue as new at any time.
-    let batch: WorkflowHandle<_, Controller> = client.get_workflow_handle(order.batch_id.clone());
+    let batch: WorkflowHandle<_, PartitionParent> =
+        client.get_workflow_handle(order.batch_id.clone());
     let (batch_run, batch_id) = (&order.batch_run, &order.batch_id);
     let mut of_batch = watches.read(client, batch_run, batch_id, Some(batch_id));
     let mut of_partitions = BTreeMap::new();
@@ -77,7 +78,7 @@ pub(super) async fn relay(
             looks,
         };
         let told = batch.signal(
-            Controller::partition_news,
+            PartitionParent::partition_news,
             news,
             WorkflowSignalOptions::default(),
         );

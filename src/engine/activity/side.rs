@@ -10,7 +10,7 @@ use temporalio_sdk::{
 use tokio::sync::watch;
 
 use super::{
-    arguments, bridges, combining::Combining, elsewhere, heartbeats::Heartbeats, lock,
+    arguments, combining::Combining, elsewhere, ended_workflows, heartbeats::Heartbeats, lock,
     memo_watch::ControlWatches, partitions, throttles, user_threads::UserThreads,
     waiting::WaitTeller,
 };
@@ -20,7 +20,7 @@ use crate::{
     engine::controller::{
         CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity,
         PartitionsActivity, PrepareActivity, SplitActivity, ThrottleActivity, UnlockActivity,
-        WatchBridgesActivity, WindowsActivity,
+        WatchWorkflowsActivity, WindowsActivity,
     },
     metrics::Metrics,
     processor::{
@@ -31,9 +31,9 @@ use crate::{
     },
     progress::check::Check,
     protocol::{
-        ASIDE_SUFFIX, BridgeWatch, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder,
-        KeepReport, LockOrder, PartitionsOrder, PrepareInput, Prepared, REFUSED, SplitAnswer,
-        SplitOrder, ThrottleOrder, UNKNOWN_PROCESSOR, WaitsFor, WindowsOrder,
+        ASIDE_SUFFIX, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport,
+        LockOrder, PartitionsOrder, PrepareInput, Prepared, REFUSED, SplitAnswer, SplitOrder,
+        ThrottleOrder, UNKNOWN_PROCESSOR, WaitsFor, WatchOrder, WindowsOrder,
     },
     stride::registry::{NotPrepared, Registry},
 };
@@ -367,18 +367,18 @@ impl SideActivities {
         lock::give_back(&ctx.client(), &order).await
     }
 
-    /// Waits until bridges have ended, and returns those.
-    #[activity(definition = WatchBridgesActivity)]
-    async fn watch_bridges(
+    /// Waits until workflows have ended, and returns those.
+    #[activity(definition = WatchWorkflowsActivity)]
+    async fn watch_workflows(
         self: Arc<Self>,
         ctx: ActivityContext,
-        order: BridgeWatch,
+        order: WatchOrder,
     ) -> Result<Vec<String>, ActivityError> {
         let _heartbeats = Heartbeats::of(&ctx);
         let client = ctx.client();
         tokio::select! {
             biased;
-            gone = bridges::gone(&client, &order) => Ok(gone),
+            gone = ended_workflows::gone(&client, &order) => Ok(gone),
             () = ctx.cancelled() => Err(ActivityError::cancelled()),
             () = self.stops(&ctx) => Err(retry(STOPS, WORKER_STOPS)),
         }
@@ -395,7 +395,7 @@ const _: () = {
         SideActivities::lock,
         SideActivities::unlock,
         SideActivities::windows,
-        SideActivities::watch_bridges,
+        SideActivities::watch_workflows,
     );
 };
 

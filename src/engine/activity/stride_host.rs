@@ -115,11 +115,11 @@ pub(super) struct Surroundings {
 }
 
 struct Identity {
-    /// The workflow that scheduled it: the controller, or a bridge.
+    /// The workflow that scheduled it: the controller, or the owner.
     workflow: WorkflowHandle<Client, Controller>,
     run_id: String,
     dispatch: u64,
-    bridge: Option<String>,
+    owner: Option<String>,
     activity_id: String,
     /// The start of the attempt. It distinguishes attempts of different dispatches, whose numbers start over.
     started: Option<SystemTime>,
@@ -208,7 +208,7 @@ impl ActivityHost {
         let identity = Identity {
             workflow: client.get_workflow_handle(workflow_id),
             dispatch: order.dispatch,
-            bridge: order.bridge.clone(),
+            owner: order.owner.clone(),
             run_id: info.workflow_run_id.clone().unwrap_or_default(),
             activity_id: info.activity_id.clone(),
             started: info.started_time,
@@ -568,10 +568,10 @@ impl StrideHost for ActivityHost {
             );
             return Err(HostError::Gone);
         }
-        if mine.bridge.is_some() {
-            // The bridge continues without asking; the batch may not.
+        if mine.owner.is_some() {
+            // The owner continues without asking; the batch may not.
             let batch = found_in(&described(&self.controller).await?);
-            let signal = batch.signal(&self.batch_run, mine.dispatch, mine.bridge.as_deref());
+            let signal = batch.signal(&self.batch_run, mine.dispatch, mine.owner.as_deref());
             if signal.gone {
                 return Err(HostError::Gone);
             }

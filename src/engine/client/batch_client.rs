@@ -9,7 +9,8 @@ use temporalio_client::{
     WorkflowStartOptions, errors::WorkflowStartError,
 };
 use temporalio_common::{
-    Memo, MemoValues, protos::temporal::api::enums::v1::WorkflowExecutionStatus as TemporalStatus,
+    HasWorkflowDefinition, Memo, MemoValues,
+    protos::temporal::api::enums::v1::WorkflowExecutionStatus as TemporalStatus,
 };
 
 use super::{
@@ -22,10 +23,13 @@ use crate::{
         Batch, IfRunning,
         validate::{InvalidBatch, validate_id},
     },
-    decisions::carry::{Begun, ControllerInput},
+    decisions::{
+        carry::{Begun, ControllerInput},
+        state::work::Work,
+    },
     engine::{
         connect::{ConnectError, ConnectOptions, connect},
-        controller::Controller,
+        controller::{Controller, PartitionParent},
     },
     progress::{Progress, audit::Given},
     protocol::{self, EndNote, large_args::carried},
@@ -121,26 +125,17 @@ impl BatchClient {
     /// started.
     pub async fn start(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
         batch.validate()?;
-        let input = ControllerInput {
-            version: protocol::VERSION,
-            batch_run: uuid::Uuid::new_v4().to_string(),
-            spec: batch.spec.clone(),
-            begun: Some(self.begun("start", None)),
-            carry: None,
-            part: None,
-        };
         let reuse = if batch.rerun && !batch.continues {
             WorkflowIdReusePolicy::AllowDuplicate
         } else {
             WorkflowIdReusePolicy::RejectDuplicate
         };
-        let batch_run = input.batch_run.clone();
+        let batch_run = uuid::Uuid::new_v4().to_string();
         let args = KeptArgs {
             given: batch.spec.args.clone(),
             prepared: None,
         };
-        let started = self.start_controller(input, args, &batch.task_queue, reuse);
-        match started.await {
+        match self.start_new(batch, &batch_run, args, reuse).await {
             Err(WorkflowStartError::AlreadyStarted { .. }) => self.taken(batch, &batch_run).await,
             started => self.started(batch.id(), started),
         }
@@ -156,45 +151,80 @@ impl BatchClient {
         }
     }
 
-    pub(super) fn start_controller<'a>(
+    /// Starts the workflow of a new batch run.
+    fn start_new<'a>(
         &'a self,
-        mut input: ControllerInput,
+        batch: &'a Batch,
+        batch_run: &'a str,
         args: KeptArgs,
-        task_queue: &'a str,
         reuse: WorkflowIdReusePolicy,
     ) -> BoxFuture<'a, Result<(), WorkflowStartError>> {
-        Box::pin(async move {
-            input.spec.args = carried(&args.given, &input.spec.batch_id, protocol::MEMO_ARGS);
-            let spec = &input.spec;
-            let mut memo = MemoValues::new();
-            memo.insert(MEMO_PROCESSOR, spec.processor.clone());
-            memo.insert(protocol::MEMO_ARGS, args.given);
-            memo.insert(protocol::MEMO_BATCH_RUN, input.batch_run.clone());
-            if let Some(args) = args.prepared {
-                memo.insert(protocol::MEMO_PREPARED_ARGS, args);
+        let queue = &batch.task_queue;
+        match batch.spec.partitioned {
+            true => {
+                let input = self.input(batch, batch_run);
+                Box::pin(self.start_workflow(|| PartitionParent::run, input, args, queue, reuse))
             }
-            if let Some(redrive_of) = &spec.redrive_of {
-                memo.insert(MEMO_REDRIVE_OF, redrive_of.clone());
+            false => {
+                let input = self.input(batch, batch_run);
+                Box::pin(self.start_workflow(|| Controller::run, input, args, queue, reuse))
             }
-            let options = WorkflowStartOptions::new(task_queue, spec.batch_id.clone())
-                .id_conflict_policy(WorkflowIdConflictPolicy::Fail)
-                .id_reuse_policy(reuse)
-                .memo(memo)
-                .task_timeout(protocol::TASK_TIMEOUT)
-                .static_summary(format!("batch of {}", spec.processor))
-                .build();
-            let start = || {
-                let (input, options) = (input.clone(), options.clone());
-                self.client.start_workflow(Controller::run, input, options)
-            };
-            let started = match reuse {
-                WorkflowIdReusePolicy::RejectDuplicate => self.outages.through(start).await,
-                // A start that was accepted before its answer was lost could have ended by now, and would then be
-                // accepted once more.
-                _ => start().await,
-            };
-            started.map(|_| ())
-        })
+        }
+    }
+
+    fn input<W>(&self, batch: &Batch, batch_run: &str) -> ControllerInput<W> {
+        ControllerInput {
+            version: protocol::VERSION,
+            batch_run: batch_run.to_owned(),
+            spec: batch.spec.clone(),
+            begun: Some(self.begun("start", None)),
+            carry: None,
+            part: None,
+        }
+    }
+
+    /// Starts the workflow of a batch.
+    pub(super) async fn start_workflow<R, W: Work>(
+        &self,
+        workflow: impl Fn() -> R,
+        mut input: ControllerInput<W>,
+        args: KeptArgs,
+        task_queue: &str,
+        reuse: WorkflowIdReusePolicy,
+    ) -> Result<(), WorkflowStartError>
+    where
+        R: HasWorkflowDefinition<Input = ControllerInput<W>>,
+    {
+        input.spec.args = carried(&args.given, &input.spec.batch_id, protocol::MEMO_ARGS);
+        let spec = &input.spec;
+        let mut memo = MemoValues::new();
+        memo.insert(MEMO_PROCESSOR, spec.processor.clone());
+        memo.insert(protocol::MEMO_ARGS, args.given);
+        memo.insert(protocol::MEMO_BATCH_RUN, input.batch_run.clone());
+        if let Some(args) = args.prepared {
+            memo.insert(protocol::MEMO_PREPARED_ARGS, args);
+        }
+        if let Some(redrive_of) = &spec.redrive_of {
+            memo.insert(MEMO_REDRIVE_OF, redrive_of.clone());
+        }
+        let options = WorkflowStartOptions::new(task_queue, spec.batch_id.clone())
+            .id_conflict_policy(WorkflowIdConflictPolicy::Fail)
+            .id_reuse_policy(reuse)
+            .memo(memo)
+            .task_timeout(protocol::TASK_TIMEOUT)
+            .static_summary(format!("batch of {}", spec.processor))
+            .build();
+        let start = || {
+            let (input, options) = (input.clone(), options.clone());
+            self.client.start_workflow(workflow(), input, options)
+        };
+        let started = match reuse {
+            WorkflowIdReusePolicy::RejectDuplicate => self.outages.through(start).await,
+            // A start that was accepted before its answer was lost could have ended by now, and would then be
+            // accepted once more.
+            _ => start().await,
+        };
+        started.map(|_| ())
     }
 
     pub(super) fn started(
@@ -276,8 +306,7 @@ impl BatchClient {
     /// # Errors
     /// The server does not answer.
     pub async fn list(&self, limit: usize) -> Result<Vec<ListedBatch>, ListError> {
-        let query = format!("WorkflowType = '{}'", protocol::CONTROLLER);
-        self.listed(query, &|_| true, limit).await
+        self.listed(of_batches(), &|_| true, limit).await
     }
 
     /// Lists the redrives of a batch that started after `since` and that the server still has, latest first, at
@@ -291,8 +320,8 @@ impl BatchClient {
     ) -> Result<Vec<ListedBatch>, ListError> {
         let since = std::time::UNIX_EPOCH + Duration::from_millis(since.0);
         let query = format!(
-            "WorkflowType = '{}' AND StartTime >= '{}'",
-            protocol::CONTROLLER,
+            "{} AND StartTime >= '{}'",
+            of_batches(),
             humantime::format_rfc3339_millis(since)
         );
         let of_batch = |batch: &ListedBatch| batch.redrive_of.as_deref() == Some(batch_id);
@@ -346,6 +375,12 @@ impl BatchClient {
             Ok(batches)
         })
     }
+}
+
+/// The condition of a list of workflows that selects batches and partitions.
+fn of_batches() -> String {
+    let [plain, partitioned] = [protocol::CONTROLLER, protocol::PARTITION_PARENT];
+    format!("WorkflowType IN ('{plain}', '{partitioned}')")
 }
 
 /// The arguments of a batch, for its memo.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use temporalio_client::WorkflowIdReusePolicy;
-use temporalio_common::Memo;
+use temporalio_client::{WorkflowExecutionDescription, WorkflowIdReusePolicy};
+use temporalio_common::{HasWorkflowDefinition, Memo};
 
 use super::{
     BatchClient, BatchHandle, BatchStatus, ResultError, StartError, batch_client::KeptArgs,
@@ -15,9 +15,10 @@ use crate::{
         tolerance::Tolerance,
         validate::{InvalidBatch, validate_deadline, validate_id, validate_max_parallelism},
     },
-    decisions::carry::ControllerInput,
+    decisions::{carry::ControllerInput, state::work::Work},
+    engine::controller::{Controller, PartitionParent},
     protocol::{
-        MEMO_ARGS,
+        self, MEMO_ARGS,
         large_args::{Reference, carried},
     },
 };
@@ -91,8 +92,15 @@ impl Continuation {
         validate_deadline(self.deadline)?;
         self.tolerance.as_ref().map_or(Ok(()), Tolerance::validate)
     }
+}
 
-    fn apply(&self, input: &mut ControllerInput) {
+/// The changes with which a batch continues.
+trait Change {
+    fn apply<W>(&self, input: &mut ControllerInput<W>) -> Result<(), String>;
+}
+
+impl Change for Continuation {
+    fn apply<W>(&self, input: &mut ControllerInput<W>) -> Result<(), String> {
         if let Some(pages) = self.max_parallelism {
             input.spec.max_parallelism = pages;
             if let Some(carry) = &mut input.carry {
@@ -107,6 +115,32 @@ impl Continuation {
         if self.tolerance.is_some() {
             input.spec.tolerance.clone_from(&self.tolerance);
         }
+        Ok(())
+    }
+}
+
+/// A continuation with the limits of another batch.
+impl Change for Batch {
+    fn apply<W>(&self, input: &mut ControllerInput<W>) -> Result<(), String> {
+        let (old, new) = (&input.spec, &self.spec);
+        let args = carried(&new.args, &new.batch_id, MEMO_ARGS);
+        if old.processor != new.processor || old.args != args {
+            return Err("its processor or its arguments are different".to_owned());
+        }
+        let stride_before = old.stride;
+        // The start, the stages and the kind of workflow are fixed for the batch run.
+        input.spec = BatchSpec {
+            first_cursor: old.first_cursor.clone(),
+            stages: old.stages.clone(),
+            approve_stages: old.approve_stages,
+            partitioned: old.partitioned,
+            ..new.clone()
+        };
+        if let Some(carry) = &mut input.carry {
+            carry.controls.max_parallelism = new.max_parallelism;
+            carry.pacing = carry.pacing.begun_again(&input.spec, stride_before);
+        }
+        Ok(())
     }
 }
 
@@ -123,48 +157,22 @@ impl BatchClient {
     ) -> Result<BatchHandle, StartError> {
         continuation.validate()?;
         let reason = continuation.reason.clone();
-        self.go_on(&continuation.batch_id, reason, |input| {
-            continuation.apply(input);
-            Ok(())
-        })
-        .await
+        self.go_on(&continuation.batch_id, reason, continuation)
+            .await
     }
 
     /// Continues the batch with the limits of `batch`.
     pub(super) async fn continue_as(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
-        self.go_on(batch.id(), None, |input| {
-            let (old, new) = (&input.spec, &batch.spec);
-            let args = carried(&new.args, &new.batch_id, MEMO_ARGS);
-            if old.processor != new.processor || old.args != args {
-                return Err("its processor or its arguments are different".to_owned());
-            }
-            let stride_before = old.stride;
-            // The start and the stages are fixed for the batch run.
-            input.spec = BatchSpec {
-                first_cursor: old.first_cursor.clone(),
-                stages: old.stages.clone(),
-                approve_stages: old.approve_stages,
-                ..new.clone()
-            };
-            if let Some(carry) = &mut input.carry {
-                carry.controls.max_parallelism = new.max_parallelism;
-                carry.pacing = carry.pacing.begun_again(&input.spec, stride_before);
-            }
-            Ok(())
-        })
-        .await
+        self.go_on(batch.id(), None, batch).await
     }
 
     async fn go_on(
         &self,
         batch_id: &str,
         reason: Option<String>,
-        change: impl FnOnce(&mut ControllerInput) -> Result<(), String>,
+        change: &(impl Change + Sync),
     ) -> Result<BatchHandle, StartError> {
-        let cannot = |why: String| StartError::CannotContinue {
-            batch_id: batch_id.to_owned(),
-            why,
-        };
+        let cannot = cannot_continue(batch_id);
         let server = |source| StartError::Server { source };
         let handle = self.handle_unchecked(batch_id.to_owned());
         let description = match handle.describe().await {
@@ -178,7 +186,34 @@ impl BatchClient {
             let batch_id = batch_id.to_owned();
             return Err(StartError::AlreadyRunning { batch_id });
         }
-        let ended = match handle.ended().await {
+        let ended = (&handle, &description);
+        match description.workflow_type() {
+            protocol::PARTITION_PARENT => {
+                let workflow = || PartitionParent::run;
+                self.go_on_as(workflow, ended, reason, change).await
+            }
+            _ => {
+                let workflow = || Controller::run;
+                self.go_on_as(workflow, ended, reason, change).await
+            }
+        }
+    }
+
+    /// Continues an ended batch whose workflow is of this type.
+    async fn go_on_as<R, W: Work>(
+        &self,
+        workflow: impl Fn() -> R,
+        (handle, description): (&BatchHandle, &WorkflowExecutionDescription),
+        reason: Option<String>,
+        change: &impl Change,
+    ) -> Result<BatchHandle, StartError>
+    where
+        R: HasWorkflowDefinition<Input = ControllerInput<W>>,
+    {
+        let batch_id = handle.id();
+        let cannot = cannot_continue(batch_id);
+        let server = |source| StartError::Server { source };
+        let ended = match handle.ended::<W>().await {
             Ok(ended) => ended,
             Err(error) => return Err(left_nothing(error).map_or_else(server, cannot)),
         };
@@ -189,7 +224,7 @@ impl BatchClient {
             )));
         };
         input.revive().map_err(cannot)?;
-        change(&mut input).map_err(cannot)?;
+        change.apply(&mut input).map_err(cannot)?;
         input.begun = Some(self.begun("continue", reason));
         let info = description.raw().workflow_execution_info.as_ref();
         let queue = info.map_or("", |info| info.task_queue.as_str());
@@ -205,8 +240,17 @@ impl BatchClient {
                 .transpose()
                 .map_err(cannot)?,
         };
-        let started = self.start_controller(*input, args, queue, reuse).await;
+        let started = self
+            .start_workflow(workflow, *input, args, queue, reuse)
+            .await;
         self.started(batch_id, started)
+    }
+}
+
+fn cannot_continue(batch_id: &str) -> impl Fn(String) -> StartError + Copy {
+    move |why| StartError::CannotContinue {
+        batch_id: batch_id.to_owned(),
+        why,
     }
 }
 
@@ -236,16 +280,13 @@ fn left_nothing(error: ResultError) -> Result<String, Box<dyn std::error::Error 
     }
 }
 
-impl ControllerInput {
+impl<W: Work> ControllerInput<W> {
     /// Prepares the remaining state of the batch to continue.
     fn revive(&mut self) -> Result<(), String> {
         let Some(carry) = &mut self.carry else {
             return Ok(());
         };
-        carry.chain.revive()?;
-        if let Some(partitions) = &mut carry.partitions {
-            partitions.revive()?;
-        }
+        carry.work.revive()?;
         let controls = &mut carry.controls;
         controls.paused = false;
         controls.pause_reason = None;
@@ -253,7 +294,7 @@ impl ControllerInput {
         controls.stop_now = false;
         controls.tripped = None;
         controls.stopping = None;
-        controls.forgiven = Some(carry.chain.forgiven(0));
+        controls.forgiven = Some(carry.work.forgiven());
         carry.notices.track_at = crate::base::time::Timestamp::default();
         Ok(())
     }

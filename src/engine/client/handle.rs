@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use temporalio_client::{
     Client, WorkflowDescribeOptions, WorkflowExecutionDescription, WorkflowFetchHistoryOptions,
     WorkflowGetResultOptions, WorkflowHandle, WorkflowHistory,
@@ -136,11 +137,17 @@ impl BatchHandle {
     /// The batch ended without a report (refused, terminated, timed out), does not exist, or the server does
     /// not answer.
     pub async fn result(&self) -> Result<BatchReport, ResultError> {
-        Ok(self.ended().await?.report)
+        self.report().await
+    }
+
+    fn report(&self) -> BoxFuture<'_, Result<BatchReport, ResultError>> {
+        Box::pin(async move { Ok(self.ended::<IgnoredAny>().await?.report) })
     }
 
     /// Waits for the end, and returns it with the state for a continuation.
-    pub(super) async fn ended(&self) -> Result<EndDetails, ResultError> {
+    pub(super) async fn ended<W: DeserializeOwned + 'static>(
+        &self,
+    ) -> Result<EndDetails<W>, ResultError> {
         loop {
             let ended = self.run_ended().await;
             let Err(ResultError::NoReport { state }) = ended else {
@@ -155,44 +162,42 @@ impl BatchHandle {
     }
 
     /// Waits for the end of the current run and of those that it continues as.
-    fn run_ended(&self) -> BoxFuture<'_, Result<EndDetails, ResultError>> {
-        Box::pin(async move {
-            let workflow = self.workflow();
-            let get_result = || async {
-                // The result call only returns when the batch has ended, so this call detects that the server is
-                // back.
-                let describe = workflow.describe(WorkflowDescribeOptions::default());
-                describe.await?;
-                self.outages.answered();
-                let options = WorkflowGetResultOptions::default();
-                workflow.get_result(options).await
-            };
-            match self.outages.through(get_result).await {
-                Ok(report) => Ok(EndDetails {
-                    report,
-                    continuation: None,
+    async fn run_ended<W: DeserializeOwned + 'static>(&self) -> Result<EndDetails<W>, ResultError> {
+        let workflow = self.workflow();
+        let get_result = || async {
+            // The result call only returns when the batch has ended, so this call detects that the server is
+            // back.
+            let describe = workflow.describe(WorkflowDescribeOptions::default());
+            describe.await?;
+            self.outages.answered();
+            let options = WorkflowGetResultOptions::default();
+            workflow.get_result(options).await
+        };
+        match self.outages.through(get_result).await {
+            Ok(report) => Ok(EndDetails {
+                report,
+                continuation: None,
+            }),
+            Err(WorkflowGetResultError::Failed(error)) => failed(&error),
+            Err(WorkflowGetResultError::Cancelled { details }) => details
+                .deserialize::<EndDetails<W>>()
+                .ok()
+                .ok_or(ResultError::NoReport {
+                    state: BatchStatus::Cancelled,
                 }),
-                Err(WorkflowGetResultError::Failed(error)) => failed(&error),
-                Err(WorkflowGetResultError::Cancelled { details }) => details
-                    .deserialize::<EndDetails>()
-                    .ok()
-                    .ok_or(ResultError::NoReport {
-                        state: BatchStatus::Cancelled,
-                    }),
-                Err(WorkflowGetResultError::Terminated { .. }) => Err(ResultError::NoReport {
-                    state: BatchStatus::Terminated,
-                }),
-                Err(WorkflowGetResultError::TimedOut) => Err(ResultError::NoReport {
-                    state: BatchStatus::TimedOut,
-                }),
-                Err(WorkflowGetResultError::NotFound(_)) => Err(ResultError::NotFound {
-                    batch_id: self.batch_id.clone(),
-                }),
-                Err(source) => Err(ResultError::Server {
-                    source: source.into(),
-                }),
-            }
-        })
+            Err(WorkflowGetResultError::Terminated { .. }) => Err(ResultError::NoReport {
+                state: BatchStatus::Terminated,
+            }),
+            Err(WorkflowGetResultError::TimedOut) => Err(ResultError::NoReport {
+                state: BatchStatus::TimedOut,
+            }),
+            Err(WorkflowGetResultError::NotFound(_)) => Err(ResultError::NotFound {
+                batch_id: self.batch_id.clone(),
+            }),
+            Err(source) => Err(ResultError::Server {
+                source: source.into(),
+            }),
+        }
     }
 
     /// Fetches the history of the latest run, as JSON for [`replay_history`](crate::testing::replay_history).
@@ -242,7 +247,9 @@ impl BatchHandle {
 }
 
 /// Reads the report from a failed workflow. A batch that was refused has none.
-fn failed(error: &IncomingError) -> Result<EndDetails, ResultError> {
+fn failed<W: DeserializeOwned + 'static>(
+    error: &IncomingError,
+) -> Result<EndDetails<W>, ResultError> {
     let IncomingError::Application(failure) = error else {
         return Err(ResultError::NoReport {
             state: BatchStatus::Failed,
@@ -253,7 +260,7 @@ fn failed(error: &IncomingError) -> Result<EndDetails, ResultError> {
             reason: failure.source_error().to_string(),
         }),
         _ => failure
-            .details::<EndDetails>()
+            .details::<EndDetails<W>>()
             .ok()
             .flatten()
             .ok_or(ResultError::NoReport {

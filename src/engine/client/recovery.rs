@@ -1,6 +1,7 @@
 //! Recovery of a batch whose history its workers cannot replay.
 
 use futures::future::BoxFuture;
+use serde::de::IgnoredAny;
 use temporalio_client::{
     NamespacedClient as _, WorkflowExecutionDescription, WorkflowSignalOptions,
     errors::WorkflowInteractionError,
@@ -387,7 +388,7 @@ impl BatchHandle {
         })
     }
 
-    async fn input_in(&self, events: &[HistoryEvent]) -> Option<ControllerInput> {
+    async fn input_in(&self, events: &[HistoryEvent]) -> Option<ControllerInput<IgnoredAny>> {
         match events.first()?.attributes.as_ref()? {
             Attributes::WorkflowExecutionStartedEventAttributes(started) => {
                 self.decode(&started.input).await

@@ -7,9 +7,9 @@ use temporalio_sdk::activities::ActivityError;
 use crate::{
     decisions::pacing::Openings,
     protocol::{
-        self, BridgeWatch, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport,
-        LockOrder, PartitionsOrder, PrepareInput, Prepared, SplitAnswer, SplitOrder, StrideOrder,
-        StrideReport, ThrottleOrder, WindowsOrder,
+        self, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport, LockOrder,
+        PartitionsOrder, PrepareInput, Prepared, SplitAnswer, SplitOrder, StrideOrder,
+        StrideReport, ThrottleOrder, WatchOrder, WindowsOrder,
     },
 };
 
@@ -78,8 +78,8 @@ impl ActivityDefs {
         unimplemented!()
     }
 
-    #[activity(name = protocol::WATCH_BRIDGES)]
-    pub(crate) fn watch_bridges(_order: BridgeWatch) -> Result<Vec<String>, ActivityError> {
+    #[activity(name = protocol::WATCH_WORKFLOWS)]
+    pub(crate) fn watch_workflows(_order: WatchOrder) -> Result<Vec<String>, ActivityError> {
         unimplemented!()
     }
 }
@@ -89,6 +89,6 @@ pub(crate) use activity_defs::{
     Check as CheckActivity, Combine as CombineActivity, Hook as HookActivity,
     KeepReport as KeepReportActivity, Lock as LockActivity, Partitions as PartitionsActivity,
     Prepare as PrepareActivity, Split as SplitActivity, Stride as StrideActivity,
-    Throttle as ThrottleActivity, Unlock as UnlockActivity, WatchBridges as WatchBridgesActivity,
-    Windows as WindowsActivity,
+    Throttle as ThrottleActivity, Unlock as UnlockActivity,
+    WatchWorkflows as WatchWorkflowsActivity, Windows as WindowsActivity,
 };

@@ -12,7 +12,7 @@ use temporalio_sdk::{
     ActivityCancellationType, ActivityExecutionError, ActivityOptions, WorkflowContext,
 };
 
-use super::{ActivityDefs, Controller};
+use super::{ActivityDefs, Controller, workflow::BatchContext};
 use crate::{
     decisions::{
         scheduler::Dispatch,
@@ -29,8 +29,8 @@ pub(super) fn start<'a>(
     ctx: &'a WorkflowContext<Controller>,
     dispatch: &Dispatch,
 ) -> Option<Activity<'a>> {
-    let (order, options) = ctx.state_mut(|Controller(s)| {
-        let order = s.dispatched(dispatch, None)?;
+    let (order, options) = ctx.batch_mut(|s| {
+        let order = s.dispatched(dispatch)?;
         let options = activity_options(&s.terms()?, &order);
         Some((order, options))
     })?;

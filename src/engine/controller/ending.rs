@@ -8,10 +8,11 @@ use temporalio_common::MemoValue;
 use temporalio_sdk::{ApplicationFailure, WorkflowContext, WorkflowResult, WorkflowTermination};
 
 use super::{
-    ActivityDefs, Controller, lock, log, now,
+    ActivityDefs, lock,
     partition_child::not_done,
     publish,
     side_calls::{SideCalls, aside, call, count_failure},
+    workflow::{BatchContext, BatchWorkflow, log, now},
 };
 use crate::{
     batch::HOOK_TIMEOUT,
@@ -28,14 +29,14 @@ const TELL_AT_THE_END: Duration = Duration::from_secs(300);
 
 /// Calls the hooks and ends the workflow. A hook cannot change the outcome. The attempts and time limits of hooks
 /// bound the duration of this call.
-pub(super) async fn end(
-    ctx: &WorkflowContext<Controller>,
+pub(super) async fn end<W: BatchWorkflow>(
+    ctx: &WorkflowContext<W>,
     ending: Ending,
     calls: SideCalls<'_>,
 ) -> WorkflowResult<BatchReport> {
     log(ctx, &format!("batch {}", ending.outcome));
-    let report = ctx.state_mut(|Controller(s)| s.begin_to_end(&ending));
-    ctx.set_current_details(details(&ctx.state(|Controller(s)| s.look())));
+    let report = ctx.batch_mut(|s| s.begin_to_end(&ending));
+    ctx.set_current_details(details(&ctx.batch(|s| s.look())));
     let tell = async |order: Option<HookOrder>| {
         if let Some(order) = order {
             count_failure(ctx, call(ctx, order).await);
@@ -46,23 +47,23 @@ pub(super) async fn end(
             count_failure(ctx, running.await);
         }
         let long_enough = now(ctx).plus(TELL_AT_THE_END);
-        while ctx.state(|Controller(s)| s.notices.is_waiting()) {
-            tell(ctx.state_mut(|Controller(s)| s.next_notice())).await;
+        while ctx.batch(|s| s.notices.is_waiting()) {
+            tell(ctx.batch_mut(|s| s.next_notice())).await;
             if now(ctx) >= long_enough {
-                ctx.state_mut(|Controller(s)| s.notices.drop_waiting());
+                ctx.batch_mut(|s| s.notices.drop_waiting());
             }
         }
-        tell(ctx.state_mut(|Controller(s)| s.last_notice(&report))).await;
+        tell(ctx.batch_mut(|s| s.last_notice(&report))).await;
     };
     let progress = async {
         if let Some(running) = calls.tracker {
             count_failure(ctx, running.await);
         }
-        tell(ctx.state(|Controller(s)| s.last_progress(&report))).await;
+        tell(ctx.batch(|s| s.last_progress(&report))).await;
     };
-    let completion = tell(ctx.state(|Controller(s)| s.completion(&report)));
+    let completion = tell(ctx.batch(|s| s.completion(&report)));
     let kept = async {
-        if let Some(order) = ctx.state(|Controller(s)| s.report_to_keep(&report)) {
+        if let Some(order) = ctx.batch(|s| s.report_to_keep(&report)) {
             let options = aside(ctx, HOOK_TIMEOUT, "keep the report".to_owned());
             let kept = ctx.execute_activity(ActivityDefs::keep_report, order, options);
             count_failure(ctx, kept.await);
@@ -77,9 +78,9 @@ pub(super) async fn end(
 
 /// Writes the outcome to the memo for listings, since Temporal's own workflow status does not show that pages were
 /// abandoned.
-fn tell_end(ctx: &WorkflowContext<Controller>, outcome: Outcome) {
-    if !ctx.state(|Controller(s)| s.is_part()) {
-        let started_at = ctx.state(|Controller(s)| s.started_at);
+fn tell_end<W: BatchWorkflow>(ctx: &WorkflowContext<W>, outcome: Outcome) {
+    if !ctx.batch(|s| s.is_part()) {
+        let started_at = ctx.batch(|s| s.started_at);
         let end = EndNote {
             outcome,
             started_at,
@@ -88,18 +89,19 @@ fn tell_end(ctx: &WorkflowContext<Controller>, outcome: Outcome) {
     }
 }
 
-fn finish(ctx: &WorkflowContext<Controller>, ending: Ending) -> WorkflowResult<BatchReport> {
-    ctx.state_mut(|Controller(s)| s.closing = Some(Phase::Ended));
-    let report = || ctx.state(|Controller(s)| s.report(&ending));
+fn finish<W: BatchWorkflow>(
+    ctx: &WorkflowContext<W>,
+    ending: Ending,
+) -> WorkflowResult<BatchReport> {
+    ctx.batch_mut(|s| s.closing = Some(Phase::Ended));
+    let report = || ctx.batch(|s| s.report(&ending));
     ctx.set_current_details(details(&report().progress));
     tell_end(ctx, ending.outcome);
-    let end_details = || ctx.state(|Controller(s)| s.fitting_details(&ending));
+    let end_details = || ctx.batch(|s| s.fitting_details(&ending));
     let reason = || ending.reason.clone().unwrap_or_default();
     match ending.outcome {
         Outcome::Completed | Outcome::CompletedWithFailures => Ok(report()),
-        outcome if ctx.state(|Controller(s)| s.is_part()) => {
-            Err(not_done(outcome, reason(), end_details()))
-        }
+        outcome if ctx.batch(|s| s.is_part()) => Err(not_done(outcome, reason(), end_details())),
         Outcome::Cancelled => Err(WorkflowTermination::cancelled_with_details(end_details())),
         Outcome::Failed | Outcome::Stopped => Err(ApplicationFailure::builder(reason())
             .type_name(protocol::BATCH_FAILED.to_owned())

@@ -8,10 +8,12 @@ use temporalio_common::RetryPolicy as TemporalRetryPolicy;
 use temporalio_sdk::{ActivityOptions, WorkflowCancellationToken, WorkflowContext, WorkflowResult};
 
 use super::{
-    ActivityDefs, Controller,
+    ActivityDefs,
     dispatch::describe,
-    main_loop::{before_a_page, in_time, refused},
+    prepare::{before_a_page, refused},
     side_calls::aside,
+    wait::in_time,
+    workflow::{BatchContext, BatchWorkflow},
 };
 use crate::{
     decisions::scheduler::Ending, processor::settings::HEARTBEAT_TIMEOUT, progress::phase::Outcome,
@@ -26,11 +28,13 @@ const GIVE_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Takes the lock of the batch, if it has one. Every run of the controller does so. A batch that already holds the
 /// lock is unaffected, and one that was terminated and reset finds out whether it still holds it. Returns the end of
 /// the batch, if it ended meanwhile.
-pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Option<Ending>> {
-    let Some(order) = ctx.state(|Controller(s)| s.lock_order()) else {
+pub(super) async fn take<W: BatchWorkflow>(
+    ctx: &WorkflowContext<W>,
+) -> WorkflowResult<Option<Ending>> {
+    let Some(order) = ctx.batch(|s| s.lock_order()) else {
         return Ok(None);
     };
-    ctx.state_mut(|Controller(s)| s.taking_lock = true);
+    ctx.batch_mut(|s| s.taking_lock = true);
     let retry = TemporalRetryPolicy::builder()
         .initial_interval(Duration::from_millis(200))
         .maximum_interval(Duration::from_secs(10))
@@ -43,10 +47,10 @@ pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Op
         .cancellation_token(own.clone())
         .summary(format!("take the lock {}", order.name))
         .build();
-    let deadline = ctx.state(|Controller(s)| s.deadline);
+    let deadline = ctx.batch(|s| s.deadline);
     let taking = ctx.execute_activity(ActivityDefs::lock, order, options);
     let taken = in_time(ctx, deadline, own, taking).await;
-    ctx.state_mut(|Controller(s)| {
+    ctx.batch_mut(|s| {
         s.taking_lock = false;
         s.lock_held_by = None;
     });
@@ -55,10 +59,10 @@ pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Op
         Ok(Err(error)) => {
             let (_, message) = describe(&error);
             // Only a batch without a page can be refused; others can be continued.
-            if ctx.state(|Controller(s)| s.runs == 0) {
+            if ctx.batch(|s| s.runs == 0) {
                 return Err(refused(message));
             }
-            ctx.state_mut(|Controller(s)| s.stop_itself(message.clone()));
+            ctx.batch_mut(|s| s.stop_itself(message.clone()));
             Ok(Some(Ending {
                 outcome: Outcome::Stopped,
                 reason: Some(message),
@@ -70,8 +74,8 @@ pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Op
 
 /// Gives the lock back, if the batch has one. A failure does no harm, because the next batch sees that this one has
 /// ended.
-pub(super) async fn give_back(ctx: &WorkflowContext<Controller>) {
-    let Some(order) = ctx.state(|Controller(s)| s.lock_order()) else {
+pub(super) async fn give_back<W: BatchWorkflow>(ctx: &WorkflowContext<W>) {
+    let Some(order) = ctx.batch(|s| s.lock_order()) else {
         return;
     };
     let options = aside(

@@ -8,27 +8,27 @@ use temporalio_sdk::{
     WorkflowTermination,
 };
 
-use super::{Controller, side_calls::Call};
+use super::{Controller, PartitionParent, side_calls::Call, workflow::BatchContext};
 use crate::{
-    decisions::carry::EndDetails,
+    decisions::{carry::EndDetails, state::work::Work},
     progress::phase::Outcome,
     protocol::{self},
 };
 
 /// Tells the parent that this partition now keeps to a smaller share, so that the rest can go to other partitions.
-pub(super) fn say_when_settled<'a>(ctx: &'a WorkflowContext<Controller>) -> Option<Call<'a>> {
-    let settled = ctx.state(|Controller(s)| s.settled_now())?;
+pub(super) fn say_when_settled(ctx: &WorkflowContext<Controller>) -> Option<Call<'_>> {
+    let settled = ctx.batch(|s| s.settled_now())?;
     let seq = settled.seq;
-    let parent = ctx.state(|Controller(s)| s.input.spec.batch_id.clone());
+    let parent = ctx.batch(|s| s.input.spec.batch_id.clone());
     let told = ctx.external_workflow(parent, None).signal(
-        Controller::settled,
+        PartitionParent::settled,
         settled,
         own_cancellation(),
     );
     Some(Box::pin(async move {
         // A parent that has ended has nothing to reassign.
         let _ = told.await;
-        ctx.state_mut(|Controller(s)| s.said_settled(seq));
+        ctx.batch_mut(|s| s.said_settled(seq));
         Ok(())
     }))
 }
@@ -41,10 +41,10 @@ pub(super) fn own_cancellation() -> SignalWorkflowOptions {
 }
 
 /// Returns the failure with which the workflow of an unfinished partition ends. Only its parent reads it.
-pub(super) fn not_done(
+pub(super) fn not_done<W: Work>(
     outcome: Outcome,
     reason: String,
-    details: EndDetails,
+    details: EndDetails<W>,
 ) -> WorkflowTermination {
     let error_type = match outcome {
         Outcome::Stopped => protocol::PARTITION_STOPPED,

@@ -17,24 +17,25 @@ use temporalio_sdk::{
 };
 
 use super::{
-    ActivityDefs, Controller,
+    ActivityDefs, Controller, PartitionParent,
     ending::end,
-    main_loop::{hand_over, until_awake},
-    now,
     partition_child::own_cancellation,
     publish::publish,
     reduce::combine_rest,
-    side_calls::{Call, SideCalls, aside, standing},
+    side_calls::{Call, OwnCall, SideCalls, aside, standing},
     stages::check_at_end,
     timer::Alarm,
+    wait::until_awake,
+    workflow::{BatchContext, BatchWorkflow, hand_over, now},
 };
 use crate::{
-    base::{error::text::words, time::earliest},
+    base::error::text::words,
     decisions::{
         carry::{ControllerInput, EndDetails},
         partitions::{Next, Step},
         state::{
             partition_parent::{ChildEnd, LOOKED_AT_FOR},
+            partition_work::{ParentState, PartitionWork},
             view::details,
         },
     },
@@ -61,50 +62,56 @@ struct UnderWay<'a> {
     split: Option<(u32, Split<'a>)>,
 }
 
-/// Decides and acts until the batch is over.
-pub(super) async fn run_partitions(
-    ctx: &WorkflowContext<Controller>,
-) -> WorkflowResult<BatchReport> {
-    let mut under_way = UnderWay::default();
-    let mut alarm = Alarm::default();
-    let mut calls = SideCalls::default();
-    loop {
-        let (suggested, events) = (ctx.continue_as_new_suggested(), ctx.history_length());
-        let now = now(ctx);
-        ctx.state_mut(|Controller(s)| s.refresh_partitions(now, suggested, events));
-        calls.begin(ctx);
-        let steps = match ctx.state(|Controller(s)| s.next_of_partitions()) {
-            Next::Steps(steps) => steps,
-            Next::HandOver => {
-                hand_over(ctx)?;
+impl BatchWorkflow for PartitionParent {
+    type Work = PartitionWork;
+
+    const OWN_CALLS: &'static [OwnCall<Self>] = &[look_at_partitions];
+
+    fn state(&self) -> &ParentState {
+        &self.0
+    }
+
+    fn state_mut(&mut self) -> &mut ParentState {
+        &mut self.0
+    }
+
+    async fn work(ctx: &WorkflowContext<Self>) -> WorkflowResult<BatchReport> {
+        let mut under_way = UnderWay::default();
+        let mut alarm = Alarm::default();
+        let mut calls = SideCalls::default();
+        loop {
+            let (suggested, events) = (ctx.continue_as_new_suggested(), ctx.history_length());
+            let now = now(ctx);
+            ctx.batch_mut(|s| s.refresh(now, suggested, events));
+            calls.begin(ctx);
+            let steps = match ctx.batch(|s| s.next()) {
+                Next::Steps(steps) => steps,
+                Next::HandOver => {
+                    hand_over(ctx)?;
+                    continue;
+                }
+                Next::Finish(ending) => {
+                    let ending = combine_rest(ctx, &mut calls, ending).await;
+                    let ending = check_at_end(ctx, ending).await;
+                    return end(ctx, ending, calls).await;
+                }
+            };
+            if carry_out(ctx, steps, &mut under_way) {
                 continue;
             }
-            Next::Finish(ending) => {
-                let ending = combine_rest(ctx, &mut calls, ending).await;
-                let ending = check_at_end(ctx, ending).await;
-                return end(ctx, ending, calls).await;
-            }
-        };
-        if carry_out(ctx, steps, &mut under_way) {
-            continue;
+            let progress = ctx.batch(|s| s.look());
+            ctx.set_current_details(details(&progress));
+            publish(ctx, progress);
+            let until = ctx.batch(|s| s.next_change());
+            alarm.set(ctx, calls.until(ctx, until), now);
+            something_happens(ctx, &mut under_way, &mut calls, &mut alarm).await;
         }
-        let progress = ctx.state(|Controller(s)| s.look());
-        ctx.set_current_details(details(&progress));
-        publish(ctx, progress);
-        let until = ctx.state(|Controller(s)| {
-            let partitions = s.partitions.as_ref();
-            let due = partitions.and_then(|partitions| partitions.next_change(now));
-            let deadline = s.deadline.filter(|at| *at > now);
-            earliest(earliest(deadline, due), s.next_change())
-        });
-        alarm.set(ctx, calls.until(ctx, until), now);
-        something_happens(ctx, &mut under_way, &mut calls, &mut alarm).await;
     }
 }
 
 /// Carries out the decided steps. Returns whether there were any.
 fn carry_out<'a>(
-    ctx: &'a WorkflowContext<Controller>,
+    ctx: &'a WorkflowContext<PartitionParent>,
     steps: Vec<Step>,
     under_way: &mut UnderWay<'a>,
 ) -> bool {
@@ -112,7 +119,7 @@ fn carry_out<'a>(
     for step in steps {
         match step {
             Step::Begin { number, told } => {
-                let started = ctx.state_mut(|Controller(s)| s.part_input(number, &told));
+                let started = ctx.batch_mut(|s| s.part_input(number, &told));
                 if let Some(input) = started {
                     under_way.children.push((number, child(ctx, number, input)));
                     done = true;
@@ -123,7 +130,7 @@ fn carry_out<'a>(
                 told,
                 split,
             } => {
-                let order = ctx.state_mut(|Controller(s)| s.share_order(number, told, split));
+                let order = ctx.batch_mut(|s| s.share_order(number, told, split));
                 if let Some((id, order)) = order {
                     let sent = ctx.external_workflow(id, None);
                     let sent = sent.signal(Controller::share, order, own_cancellation());
@@ -136,7 +143,7 @@ fn carry_out<'a>(
                 }
             }
             Step::Split { number, start, end } if under_way.split.is_none() => {
-                let order = ctx.state(|Controller(s)| s.split_order(number, start, end));
+                let order = ctx.batch(|s| s.split_order(number, start, end));
                 // After a few failed attempts the partition continues without a split.
                 let options = aside(ctx, SPLIT_TIMEOUT, format!("split partition {number}"));
                 let split = ctx.execute_activity(ActivityDefs::split, order, options);
@@ -151,7 +158,7 @@ fn carry_out<'a>(
 
 /// Starts the workflow of a partition and waits for its end.
 fn child<'a>(
-    ctx: &'a WorkflowContext<Controller>,
+    ctx: &'a WorkflowContext<PartitionParent>,
     number: u32,
     input: ControllerInput,
 ) -> Child<'a> {
@@ -186,12 +193,7 @@ fn child<'a>(
                 }
             }
         };
-        ctx.state_mut(|Controller(s)| {
-            s.version += 1;
-            if let Some(partitions) = &mut s.partitions {
-                partitions.started(number);
-            }
-        });
+        ctx.batch_mut(|s| s.partition_started(number));
         match started.result().await {
             Ok(report) => ChildEnd::Report(Box::new(EndDetails {
                 report,
@@ -218,7 +220,7 @@ fn end_of(error: &ChildWorkflowExecutionError) -> ChildEnd {
 
 /// Waits for the end of a child, or for another event that calls for a decision.
 async fn something_happens(
-    ctx: &WorkflowContext<Controller>,
+    ctx: &WorkflowContext<PartitionParent>,
     under_way: &mut UnderWay<'_>,
     calls: &mut SideCalls<'_>,
     alarm: &mut Alarm<'_>,
@@ -234,7 +236,11 @@ async fn something_happens(
 
 impl UnderWay<'_> {
     /// Records results. Returns whether one of them calls for a decision.
-    fn poll(&mut self, ctx: &WorkflowContext<Controller>, cx: &mut std::task::Context<'_>) -> bool {
+    fn poll(
+        &mut self,
+        ctx: &WorkflowContext<PartitionParent>,
+        cx: &mut std::task::Context<'_>,
+    ) -> bool {
         let mut awake = false;
         self.signals
             .retain_mut(|signal| signal.as_mut().poll(cx).is_pending());
@@ -242,7 +248,7 @@ impl UnderWay<'_> {
             let Poll::Ready(ended) = child.as_mut().poll(cx) else {
                 return true;
             };
-            ctx.state_mut(|Controller(s)| s.partition_ended(*number, ended));
+            ctx.batch_mut(|s| s.partition_ended(*number, ended));
             awake = true;
             false
         });
@@ -253,11 +259,7 @@ impl UnderWay<'_> {
             self.split = None;
             // A range is not split if the activity fails.
             let at = answer.unwrap_or_default().at;
-            ctx.state_mut(|Controller(s)| {
-                if let Some(partitions) = &mut s.partitions {
-                    partitions.split(number, at);
-                }
-            });
+            ctx.batch_mut(|s| s.work.partitions.split(number, at));
             awake = true;
         }
         awake
@@ -265,14 +267,11 @@ impl UnderWay<'_> {
 }
 
 /// Has the partitions watched for as long as this run lasts.
-pub(super) fn look_at_partitions<'a>(ctx: &'a WorkflowContext<Controller>) -> Option<Call<'a>> {
-    let order = ctx.state(|Controller(s)| {
-        s.partitions.as_ref()?;
-        Some(PartitionsOrder {
-            batch_id: s.input.spec.batch_id.clone(),
-            batch_run: s.input.batch_run.clone(),
-        })
-    })?;
+fn look_at_partitions(ctx: &WorkflowContext<PartitionParent>) -> Option<Call<'_>> {
+    let order = ctx.batch(|s| PartitionsOrder {
+        batch_id: s.input.spec.batch_id.clone(),
+        batch_run: s.input.batch_run.clone(),
+    });
     let options = standing(ctx, LOOKED_AT_FOR, "look at the partitions".to_owned());
     Some(Box::pin(ctx.execute_activity(
         ActivityDefs::partitions,

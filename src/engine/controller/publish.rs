@@ -5,23 +5,23 @@
 use temporalio_common::MemoValue;
 use temporalio_sdk::WorkflowContext;
 
-use super::{Controller, now};
+use super::workflow::{BatchContext, BatchWorkflow, now};
 use crate::{decisions::state::publish::News, progress::Progress, protocol};
 
 /// A field of the memo and its new value.
 type Field = (&'static str, Option<MemoValue>);
 
 /// Writes changes to the memo that are due.
-pub(super) fn publish(ctx: &WorkflowContext<Controller>, progress: Progress) {
-    let news = ctx.state_mut(|Controller(s)| s.take_news(progress));
+pub(super) fn publish<W: BatchWorkflow>(ctx: &WorkflowContext<W>, progress: Progress) {
+    let news = ctx.batch_mut(|s| s.take_news(progress));
     write(ctx, fields_of(news));
 }
 
 /// Writes the progress for a looking client to the memo.
-pub(super) fn show_who_looks(ctx: &WorkflowContext<Controller>) {
-    if ctx.state(|Controller(s)| s.published.looked) {
+pub(super) fn show_who_looks<W: BatchWorkflow>(ctx: &WorkflowContext<W>) {
+    if ctx.batch(|s| s.published.looked) {
         let now = now(ctx);
-        let news = ctx.state_mut(|Controller(s)| s.news_for_who_looks(now));
+        let news = ctx.batch_mut(|s| s.news_for_who_looks(now));
         write(ctx, fields_of(news));
     }
 }
@@ -35,7 +35,7 @@ fn fields_of(news: Vec<News>) -> Vec<Field> {
     news.into_iter().map(field).collect()
 }
 
-pub(super) fn write(ctx: &WorkflowContext<Controller>, fields: Vec<Field>) {
+pub(super) fn write<W: BatchWorkflow>(ctx: &WorkflowContext<W>, fields: Vec<Field>) {
     if fields.is_empty() {
         return;
     }

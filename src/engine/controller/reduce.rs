@@ -11,13 +11,16 @@ use temporalio_sdk::{
 };
 
 use super::{
-    ActivityDefs, Controller,
+    ActivityDefs,
     dispatch::describe,
-    main_loop::in_time,
-    now,
     side_calls::{Call, SideCalls, standing},
+    wait::in_time,
+    workflow::{BatchContext, BatchWorkflow, now},
 };
-use crate::{decisions::scheduler::Ending, protocol::COMBINE_TIMED_OUT};
+use crate::{
+    decisions::{scheduler::Ending, state::work::Work},
+    protocol::COMBINE_TIMED_OUT,
+};
 
 /// The timeout of one attempt to combine. A worker ends its attempt earlier, unless the worker is lost.
 const COMBINE_TIMEOUT: Duration = Duration::from_secs(14);
@@ -27,10 +30,13 @@ const COMBINE_ATTEMPTS: u32 = 5;
 const COMBINE_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Has the oldest partial results combined, if there are enough.
-pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option<Call<'_>> {
-    let order = ctx.state(|Controller(s)| s.parts_to_combine(at_end))?;
+pub(super) fn combine<W: BatchWorkflow>(
+    ctx: &WorkflowContext<W>,
+    at_end: bool,
+) -> Option<Call<'_>> {
+    let order = ctx.batch(|s| s.parts_to_combine(at_end))?;
     let parts = order.parts.len();
-    ctx.state_mut(|Controller(s)| s.combining = true);
+    ctx.batch_mut(|s| s.combining = true);
     let mut options = standing(ctx, COMBINE_TIMEOUT, format!("combine {parts} outputs"));
     let retry = TemporalRetryPolicy::builder()
         .initial_interval(Duration::from_secs(1))
@@ -41,7 +47,7 @@ pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option
         let combined = ctx
             .execute_activity(ActivityDefs::combine, order, options)
             .await;
-        ctx.state_mut(|Controller(s)| {
+        ctx.batch_mut(|s| {
             s.combining = false;
             s.version += 1;
         });
@@ -53,8 +59,8 @@ pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option
             ctx.timer(wait.cancellation_token(own).build()).await;
             return Ok(());
         }
-        ctx.state_mut(|Controller(s)| {
-            let Some(fold) = s.chain.fold_mut() else {
+        ctx.batch_mut(|s| {
+            let Some(fold) = s.work.fold_mut() else {
                 return;
             };
             match combined {
@@ -85,16 +91,14 @@ fn is_of_the_worker(error: &ActivityExecutionError) -> bool {
 
 /// Has all remaining outputs combined before the batch ends. Outputs that cannot be combined are noted, without
 /// further effect. A batch that ends early has only the time of one attempt. Returns the end of the batch.
-pub(super) async fn combine_rest<'a>(
-    ctx: &'a WorkflowContext<Controller>,
+pub(super) async fn combine_rest<'a, W: BatchWorkflow>(
+    ctx: &'a WorkflowContext<W>,
     calls: &mut SideCalls<'a>,
     ending: Ending,
 ) -> Ending {
     let enough = now(ctx).plus(COMBINE_TIMEOUT);
     let until = match ending.is_of_all() {
-        true => ctx
-            .state(|Controller(s)| s.deadline)
-            .map(|late| late.max(enough)),
+        true => ctx.batch(|s| s.deadline).map(|late| late.max(enough)),
         false => Some(enough),
     };
     while let Some(call) = calls.combine.take().or_else(|| combine(ctx, true)) {

@@ -10,22 +10,29 @@ use temporalio_sdk::{
 };
 
 use super::{
-    ActivityDefs, Controller, dispatch::describe, partition_child::say_when_settled,
-    partition_parent::look_at_partitions, reduce::combine, stages::check_stage,
+    ActivityDefs,
+    dispatch::describe,
+    reduce::combine,
+    workflow::{BatchContext, BatchWorkflow},
 };
 use crate::{
     base::time::Timestamp,
     batch::HOOK_TIMEOUT,
-    decisions::state::side_calls::{HOOK_ATTEMPTS, HOOK_SLACK},
+    decisions::state::{
+        side_calls::{HOOK_ATTEMPTS, HOOK_SLACK},
+        work::Work,
+    },
     processor::settings::HEARTBEAT_TIMEOUT,
-    protocol::{self, BridgeWatch, HookOrder, ThrottleOrder, WindowsOrder},
+    protocol::{self, HookOrder, ThrottleOrder, WindowsOrder},
 };
 
 /// The longest time for which one activity polls the throttles before another takes over.
 const THROTTLES_ARE_ASKED_FOR: Duration = Duration::from_secs(24 * 3_600);
-const BRIDGES_ARE_WATCHED_FOR: Duration = Duration::from_secs(24 * 3_600);
 
 pub(super) type Call<'a> = Pin<Box<dyn Future<Output = Result<(), ActivityExecutionError>> + 'a>>;
+
+/// Begins a call that only one kind of workflow makes, if it is due.
+pub(super) type OwnCall<W> = for<'a> fn(&'a WorkflowContext<W>) -> Option<Call<'a>>;
 
 /// The calls in progress, at most one of each kind. They take no slots of the batch.
 #[derive(Default)]
@@ -35,73 +42,64 @@ pub(super) struct SideCalls<'a> {
     /// The poll of the throttles. It is not awaited at the end of a run, because the next run starts it again.
     throttle: Option<Call<'a>>,
     windows: Option<Call<'a>>,
-    check: Option<Call<'a>>,
     pub(super) combine: Option<Call<'a>>,
-    partitions: Option<Call<'a>>,
-    settled: Option<Call<'a>>,
-    bridges: Option<Call<'a>>,
+    /// The calls that only this kind of workflow makes.
+    own: Vec<Option<Call<'a>>>,
 }
 
 impl<'a> SideCalls<'a> {
     /// Begins the calls that are due. A run that is about to end begins no call that would delay its end.
-    pub(super) fn begin(&mut self, ctx: &'a WorkflowContext<Controller>) {
+    pub(super) fn begin<W: BatchWorkflow>(&mut self, ctx: &'a WorkflowContext<W>) {
         if self.throttle.is_none() {
-            let order = ctx.state(|Controller(s)| s.throttles_to_ask());
+            let order = ctx.batch(|s| s.throttles_to_ask());
             self.throttle = order.map(|order| throttle(ctx, order));
         }
         if self.windows.is_none() {
-            let order = ctx.state(|Controller(s)| s.windows_to_work_out());
+            let order = ctx.batch(|s| s.windows_to_work_out());
             self.windows = order.map(|order| windows(ctx, order));
         }
         if self.combine.is_none() {
             // Outputs are combined during a drain too, which keeps the input of the next run short.
             self.combine = combine(ctx, false);
         }
-        if self.partitions.is_none() {
-            self.partitions = look_at_partitions(ctx);
+        self.own.resize_with(W::OWN_CALLS.len(), || None);
+        for (call, begin) in self.own.iter_mut().zip(W::OWN_CALLS) {
+            if call.is_none() {
+                *call = begin(ctx);
+            }
         }
-        if self.settled.is_none() {
-            self.settled = say_when_settled(ctx);
-        }
-        if self.bridges.is_none() {
-            let order = ctx.state(|Controller(s)| s.bridges_to_watch());
-            self.bridges = order.map(|order| watch_bridges(ctx, order));
-        }
-        if ctx.state(|Controller(s)| s.makes_way()) {
+        if ctx.batch(W::Work::makes_way) {
             self.tell_running(ctx);
             return;
         }
-        if self.check.is_none() {
-            self.check = check_stage(ctx);
-        }
         if self.handler.is_none() {
-            let order = ctx.state_mut(|Controller(s)| s.next_notice());
+            let order = ctx.batch_mut(|s| s.next_notice());
             self.handler = order.map(|order| call(ctx, order));
         }
         if self.tracker.is_none() {
-            let order = ctx.state_mut(|Controller(s)| s.next_progress());
+            let order = ctx.batch_mut(|s| s.next_progress());
             self.tracker = order.map(|order| call(ctx, order));
         }
         self.tell_running(ctx);
     }
 
     /// Returns the earlier of `until` and the time at which the tracker is due.
-    pub(super) fn until(
+    pub(super) fn until<W: BatchWorkflow>(
         &self,
-        ctx: &WorkflowContext<Controller>,
+        ctx: &WorkflowContext<W>,
         until: Option<Timestamp>,
     ) -> Option<Timestamp> {
-        let due = ctx.state(|Controller(s)| {
+        let due = ctx.batch(|s| {
             let tracked = s.input.spec.hooks.tracker.is_some() && self.tracker.is_none();
-            (tracked && !s.makes_way()).then_some(s.notices.track_at)
+            (tracked && !W::Work::makes_way(s)).then_some(s.notices.track_at)
         });
         crate::base::time::earliest(until, due)
     }
 
     /// Returns whether a call has returned.
-    pub(super) fn poll(
+    pub(super) fn poll<W: BatchWorkflow>(
         &mut self,
-        ctx: &WorkflowContext<Controller>,
+        ctx: &WorkflowContext<W>,
         cx: &mut std::task::Context<'_>,
     ) -> bool {
         let mut awake = false;
@@ -114,16 +112,8 @@ impl<'a> SideCalls<'a> {
                 awake = true;
             }
         }
-        let standing = [
-            &mut self.throttle,
-            &mut self.windows,
-            &mut self.check,
-            &mut self.bridges,
-            &mut self.partitions,
-            &mut self.settled,
-            &mut self.combine,
-        ];
-        for call in standing {
+        let standing = [&mut self.throttle, &mut self.windows].into_iter();
+        for call in standing.chain(&mut self.own).chain([&mut self.combine]) {
             if let Some(running) = call
                 && running.as_mut().poll(cx).is_ready()
             {
@@ -135,24 +125,24 @@ impl<'a> SideCalls<'a> {
         awake
     }
 
-    fn tell_running(&self, ctx: &WorkflowContext<Controller>) {
+    fn tell_running<W: BatchWorkflow>(&self, ctx: &WorkflowContext<W>) {
         let told = self.handler.is_some() || self.tracker.is_some();
-        let running = told || ctx.state(|Controller(s)| s.combining);
-        if ctx.state(|Controller(s)| s.hooks_running != running) {
-            ctx.state_mut(|Controller(s)| s.hooks_running = running);
+        let running = told || ctx.batch(|s| s.combining);
+        if ctx.batch(|s| s.hooks_running != running) {
+            ctx.batch_mut(|s| s.hooks_running = running);
         }
     }
 }
 
 /// Has the throttles polled for as long as this run lasts. The activity also returns when its worker stops, and
 /// another worker then continues.
-fn throttle<'a>(ctx: &'a WorkflowContext<Controller>, order: ThrottleOrder) -> Call<'a> {
+fn throttle<'a, W: BatchWorkflow>(ctx: &'a WorkflowContext<W>, order: ThrottleOrder) -> Call<'a> {
     let options = standing(ctx, THROTTLES_ARE_ASKED_FOR, "ask the throttles".to_owned());
     Box::pin(ctx.execute_activity(ActivityDefs::throttle, order, options))
 }
 
 /// Has the operating windows computed by an activity, because the time zone data may change with each deployment.
-fn windows<'a>(ctx: &'a WorkflowContext<Controller>, order: WindowsOrder) -> Call<'a> {
+fn windows<'a, W: BatchWorkflow>(ctx: &'a WorkflowContext<W>, order: WindowsOrder) -> Call<'a> {
     let options = standing(
         ctx,
         HOOK_TIMEOUT,
@@ -162,25 +152,14 @@ fn windows<'a>(ctx: &'a WorkflowContext<Controller>, order: WindowsOrder) -> Cal
         let openings = ctx
             .execute_activity(ActivityDefs::windows, order, options)
             .await?;
-        ctx.state_mut(|Controller(s)| s.pacing.opened(openings, s.now));
-        Ok(())
-    })
-}
-
-/// Has the bridges of earlier runs watched, until one is gone.
-fn watch_bridges<'a>(ctx: &'a WorkflowContext<Controller>, order: BridgeWatch) -> Call<'a> {
-    let options = standing(ctx, BRIDGES_ARE_WATCHED_FOR, "watch bridges".to_owned());
-    Box::pin(async move {
-        let gone = ctx.execute_activity(ActivityDefs::watch_bridges, order, options);
-        let gone = gone.await?;
-        ctx.state_mut(|Controller(s)| s.bridges_are_gone(&gone));
+        ctx.batch_mut(|s| s.pacing.opened(openings, s.now));
         Ok(())
     })
 }
 
 /// Returns the options of an activity that the batch cannot do without. It is attempted until it succeeds.
-pub(super) fn standing(
-    ctx: &WorkflowContext<Controller>,
+pub(super) fn standing<W: BatchWorkflow>(
+    ctx: &WorkflowContext<W>,
     start_to_close: Duration,
     summary: String,
 ) -> ActivityOptions {
@@ -198,15 +177,18 @@ pub(super) fn standing(
 }
 
 /// Schedules the activity that calls a hook.
-pub(super) fn call<'a>(ctx: &'a WorkflowContext<Controller>, order: HookOrder) -> Call<'a> {
+pub(super) fn call<'a, W: BatchWorkflow>(
+    ctx: &'a WorkflowContext<W>,
+    order: HookOrder,
+) -> Call<'a> {
     let options = aside(ctx, order.timeout, format!("tell {}", order.name));
     Box::pin(ctx.execute_activity(ActivityDefs::hook, order, options))
 }
 
 /// Returns the options of a side activity. Such an activity has its own cancellation: the notice about the end of a
 /// cancelled batch must not be cancelled too.
-pub(super) fn aside(
-    ctx: &WorkflowContext<Controller>,
+pub(super) fn aside<W: BatchWorkflow>(
+    ctx: &WorkflowContext<W>,
     timeout: Duration,
     summary: String,
 ) -> ActivityOptions {
@@ -217,9 +199,9 @@ pub(super) fn aside(
     let mut priority = Priority::default();
     // Ahead of the pages in the queue.
     priority.priority_key = Some(1);
-    priority.fairness_key = Some(ctx.state(|Controller(s)| s.input.batch_run.clone()));
+    priority.fairness_key = Some(ctx.batch(|s| s.input.batch_run.clone()));
     // If all slots of the workers have pages, one becomes free at the latest when a page is over.
-    let for_a_worker = ctx.state(|Controller(s)| {
+    let for_a_worker = ctx.batch(|s| {
         s.prepared
             .as_ref()
             .map_or(Duration::ZERO, |p| p.page_timeout)
@@ -237,14 +219,14 @@ pub(super) fn aside(
     .build()
 }
 
-pub(super) fn count_failure(
-    ctx: &WorkflowContext<Controller>,
+pub(super) fn count_failure<W: BatchWorkflow>(
+    ctx: &WorkflowContext<W>,
     result: Result<(), ActivityExecutionError>,
 ) {
     let Err(error) = result else {
         return;
     };
-    ctx.state_mut(|Controller(s)| s.notices.hooks_failed += 1);
+    ctx.batch_mut(|s| s.notices.hooks_failed += 1);
     if !ctx.is_replaying() {
         let (error_type, error) = describe(&error);
         tracing::warn!(

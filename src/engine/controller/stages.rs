@@ -12,11 +12,10 @@ use temporalio_sdk::{
 use super::{
     ActivityDefs, Controller,
     dispatch::{cancelled_with_workflow, describe},
-    log,
-    main_loop::in_time,
-    now,
     publish::publish,
     side_calls::Call,
+    wait::in_time,
+    workflow::{BatchContext, BatchWorkflow, log, now},
 };
 use crate::{
     decisions::{scheduler::Ending, state::view::details},
@@ -28,7 +27,7 @@ use crate::{
 /// The timeout of one attempt at a check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-fn options(ctx: &WorkflowContext<Controller>, summary: &str) -> ActivityOptions {
+fn options<W: BatchWorkflow>(ctx: &WorkflowContext<W>, summary: &str) -> ActivityOptions {
     let retry = TemporalRetryPolicy::builder()
         .initial_interval(Duration::from_secs(1))
         .maximum_interval(Duration::from_secs(60))
@@ -42,8 +41,8 @@ fn options(ctx: &WorkflowContext<Controller>, summary: &str) -> ActivityOptions 
 }
 
 /// Converts the answer to the result of the check. Returns `None` if the batch was cancelled meanwhile.
-fn outcome(
-    ctx: &WorkflowContext<Controller>,
+fn outcome<W: BatchWorkflow>(
+    ctx: &WorkflowContext<W>,
     order: &CheckOrder,
     at_end: bool,
     answer: Result<CheckAnswer, ActivityExecutionError>,
@@ -67,8 +66,8 @@ fn outcome(
 
 /// Has a finished stage checked. The next run of the controller repeats the check if this run ends first.
 pub(super) fn check_stage(ctx: &WorkflowContext<Controller>) -> Option<Call<'_>> {
-    let order = ctx.state(|Controller(s)| s.stage_to_check())?;
-    let nothing = ctx.state(|Controller(s)| s.covers_nothing());
+    let order = ctx.batch(|s| s.stage_to_check())?;
+    let nothing = ctx.batch(|s| s.covers_nothing());
     Some(Box::pin(async move {
         let answer = if nothing {
             Ok(CheckAnswer::default())
@@ -78,28 +77,31 @@ pub(super) fn check_stage(ctx: &WorkflowContext<Controller>) -> Option<Call<'_>>
             cancelled_with_workflow(ctx, options(ctx, "check the stage"), schedule).await
         };
         if let Some(checked) = outcome(ctx, &order, false, answer) {
-            ctx.state_mut(|Controller(s)| s.checked(checked));
+            ctx.batch_mut(|s| s.checked(checked));
         }
         Ok(())
     }))
 }
 
 /// Has all of the batch checked after the last page, if the batch was started with such a check.
-pub(super) async fn check_at_end(ctx: &WorkflowContext<Controller>, ending: Ending) -> Ending {
-    let Some(order) = ctx.state_mut(|Controller(s)| s.begin_check_at_end(&ending)) else {
+pub(super) async fn check_at_end<W: BatchWorkflow>(
+    ctx: &WorkflowContext<W>,
+    ending: Ending,
+) -> Ending {
+    let Some(order) = ctx.batch_mut(|s| s.begin_check_at_end(&ending)) else {
         return ending;
     };
     log(ctx, "checking what was done");
-    let progress = ctx.state(|Controller(s)| s.look());
+    let progress = ctx.batch(|s| s.look());
     ctx.set_current_details(details(&progress));
     publish(ctx, progress);
     let own = WorkflowCancellationToken::new();
     let mut options = options(ctx, "check everything");
     options.cancellation_token = Some(own.clone());
-    let deadline = ctx.state(|Controller(s)| s.deadline);
+    let deadline = ctx.batch(|s| s.deadline);
     let checking = ctx.execute_activity(ActivityDefs::check, order.clone(), options);
     let answer = in_time(ctx, deadline, own, checking).await;
     let now = now(ctx);
     let checked = answer.map(|answer| outcome(ctx, &order, true, answer));
-    ctx.state_mut(|Controller(s)| s.checked_at_end(now, checked, ending))
+    ctx.batch_mut(|s| s.checked_at_end(now, checked, ending))
 }

@@ -8,7 +8,6 @@ use temporalio_sdk::{
     CancellableFuture, TimerOptions, TimerResult, WorkflowCancellationToken, WorkflowContext,
 };
 
-use super::Controller;
 use crate::base::time::Timestamp;
 
 type Timer<'a> = Pin<Box<dyn CancellableFuture<Output = TimerResult> + 'a>>;
@@ -20,9 +19,9 @@ pub(super) struct Alarm<'a> {
 }
 
 impl<'a> Alarm<'a> {
-    pub(super) fn set(
+    pub(super) fn set<W>(
         &mut self,
-        ctx: &'a WorkflowContext<Controller>,
+        ctx: &'a WorkflowContext<W>,
         until: Option<Timestamp>,
         now: Timestamp,
     ) {

@@ -32,7 +32,7 @@ use crate::{
             UserThreads,
         },
         client::{BatchClient, WorkerSeen, Workers, outage::Outages},
-        controller::{Bridge, Controller},
+        controller::{Bridge, Controller, PartitionParent},
     },
     metrics::Metrics,
     processor::{
@@ -446,6 +446,8 @@ impl Worker {
         let pages = WorkerOptions::new(self.task_queue)
             .workflow_interceptor(sightings)
             .register_workflow::<Controller>()
+            .map_err(|e| create(e.into()))?
+            .register_workflow::<PartitionParent>()
             .map_err(|e| create(e.into()))?
             .register_workflow::<Bridge>()
             .map_err(|e| create(e.into()))?

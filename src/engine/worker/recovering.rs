@@ -43,7 +43,7 @@ pub(super) fn sightings() -> (
 ) {
     let (sender, made) = mpsc::unbounded_channel();
     let constructor = WorkflowInterceptorConstructor::new(move |ctx| {
-        if ctx.workflow_type() == protocol::CONTROLLER {
+        if [protocol::CONTROLLER, protocol::PARTITION_PARENT].contains(&ctx.workflow_type()) {
             // The receiver is gone once the worker drains.
             let _ = sender.send(Made {
                 workflow_id: ctx.workflow_id().to_owned(),

@@ -68,7 +68,7 @@ proptest! {
             }));
             for round in 0.. {
                 let more = !work.dispatch().is_empty();
-                let sums = scheduler::rates_given_out(&work.state.chain);
+                let sums = scheduler::rates_given_out(&work.state.work.chain);
                 for (sum, limit) in sums.into_iter().zip(limits) {
                     let within = limit.is_none_or(|limit| sum <= limit * (1.0 + 1e-6));
                     prop_assert!(within || !more, "{sum} of {limit:?} is given out");
@@ -83,7 +83,7 @@ proptest! {
                 prop_assert_eq!(order.rate_share.is_some(), rate.is_some());
                 prop_assert_eq!(order.page_share.is_some(), page_rate.is_some());
             }
-            let sums = scheduler::rates_given_out(&work.state.chain);
+            let sums = scheduler::rates_given_out(&work.state.work.chain);
             for (sum, limit) in sums.into_iter().zip(limits) {
                 prop_assert!(limit.is_none_or(|limit| sum <= limit * (1.0 + 1e-6)), "{sum} of {limit:?}");
             }
@@ -110,7 +110,7 @@ proptest! {
         // By hand: the items since the failures were last forgiven.
         let (mut all, mut failed) = (0, 0);
         let counted = |work: &Work| {
-            let items = work.state.chain.totals.items;
+            let items = work.state.work.chain.totals.items;
             (items.total(), items.failed)
         };
         let mut forgiven = (0, 0);

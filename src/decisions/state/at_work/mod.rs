@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 
 use super::{publish::News, tests::controller, *};
 use crate::{
+    decisions::{
+        scheduler::{self, Decision},
+        state::stages::Stages,
+    },
     page::token::PageToken,
     progress::ItemCounts,
     protocol::{NextPage, Steer, SteerRequest, StrideOrder, StrideReport},
@@ -43,7 +47,7 @@ impl Work {
         state.controls.max_parallelism = state.input.spec.max_parallelism;
         let spec = &state.input.spec;
         let stages = Stages::plan(&spec.stages, spec.approve_stages, &spec.processor, None);
-        state.stages = stages.unwrap();
+        state.work.stages = stages.unwrap();
         let mut work = Self {
             state,
             strides,
@@ -71,7 +75,7 @@ impl Work {
         let mut orders = Vec::new();
         self.refresh();
         while let Decision::Dispatch(dispatch) = self.state.decide() {
-            let order = self.state.dispatched(&dispatch, None).unwrap();
+            let order = self.state.dispatched(&dispatch).unwrap();
             if order.dispatch == 1 {
                 self.announce();
             }

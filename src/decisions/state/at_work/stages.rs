@@ -13,7 +13,7 @@ use crate::{
 
 impl Work {
     fn stages(&self) -> &Stages {
-        self.state.stages.as_ref().expect("it has stages")
+        self.state.work.stages.as_ref().expect("it has stages")
     }
 
     /// The number of the current stage.
@@ -45,7 +45,7 @@ impl Work {
     }
 }
 
-/// Something that happens to a batch with stages.
+/// An event of a batch with stages.
 #[derive(Clone, Debug)]
 enum Step {
     Dispatch,
@@ -129,7 +129,7 @@ proptest! {
             }
             prop_assert_eq!(work.stage(), stage);
             if let Some(mark) = work.stages().limit() {
-                let counted = work.state.chain.totals.items.total();
+                let counted = work.state.work.chain.totals.items.total();
                 let granted: u64 = work.running.iter().filter_map(|order| order.max_items).sum();
                 prop_assert!(counted + granted <= mark, "{counted} + {granted} > {mark}");
             }
@@ -146,14 +146,14 @@ proptest! {
         let mut work = Work::new(8, staged(marks, false, parallelism));
         let mut checks = 0;
         for (which, rows) in rows.iter().cycle().take(400) {
-            if work.dispatch().is_empty() && work.state.chain.is_complete() {
+            if work.dispatch().is_empty() && work.state.work.chain.is_complete() {
                 break;
             }
             work.report(*which, *rows, 0);
             checks += u32::from(work.check(true));
         }
-        prop_assert!(work.state.chain.is_complete());
-        prop_assert_eq!(work.state.chain.totals.items.processed, 8 * STRIDE);
+        prop_assert!(work.state.work.chain.is_complete());
+        prop_assert_eq!(work.state.work.chain.totals.items.processed, 8 * STRIDE);
         prop_assert!(checks <= stages, "{checks} checks of {stages} stages");
         prop_assert_eq!(work.stage(), checks + 1);
     }

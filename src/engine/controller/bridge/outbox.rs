@@ -1,4 +1,4 @@
-//! Hand-over of strides to bridges, and their results.
+//! The calls with which orders go to bridges.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -9,38 +9,22 @@ use temporalio_sdk::{
     WorkflowCancellationToken, WorkflowContext, WorkflowSignalError,
 };
 
+use super::workflow::{Bridge, own_signal};
 use crate::{
     decisions::{
+        bridge::outbox::{Delivery, Sent},
         scheduler::Dispatch,
-        state::bridges::{Sent, State, next_orders},
     },
-    engine::controller::{
-        Controller,
-        bridge::workflow::{Bridge, own_signal},
-    },
+    engine::controller::{Controller, workflow::BatchContext},
     protocol::{BridgeInput, BridgeOrders, StrideOrder},
 };
 
-/// Records a dispatch over a bridge. The order is sent with the next [`Bridges::send`]. Returns false if the stride
+/// Records a dispatch over a bridge. The order is sent with the next [`Deliveries::send`]. Returns false if the stride
 /// cannot be dispatched.
 pub(crate) fn order(ctx: &WorkflowContext<Controller>, dispatch: &Dispatch) -> bool {
-    let bridge = match ctx.state(|Controller(s)| s.bridging.open().map(ToOwned::to_owned)) {
-        Some(bridge) => bridge,
-        None => new_id(ctx),
-    };
-    ctx.state_mut(|Controller(s)| {
-        let Some(order) = s.dispatched(dispatch, Some(&bridge)) else {
-            return false;
-        };
-        let bridging = &mut s.bridging;
-        bridging.bridges.entry(bridge.clone()).or_default().orders += 1;
-        bridging.waiting.push(order);
-        let before = bridging.current.replace(bridge);
-        bridging
-            .retired
-            .extend(before.filter(|id| Some(id) != bridging.current.as_ref()));
-        true
-    })
+    let open = ctx.batch(|s| s.work.outbox.open().map(ToOwned::to_owned));
+    let bridge = open.unwrap_or_else(|| new_id(ctx));
+    ctx.batch_mut(|s| s.order_from(bridge, dispatch))
 }
 
 /// Creates the id of a new bridge. After a reset the random numbers differ, so no earlier bridge has the same id.
@@ -56,7 +40,7 @@ type Starting<'a> = Pending<'a, Result<Pending<'a, Ended>, ChildWorkflowStartErr
 
 /// The calls in progress.
 #[derive(Default)]
-pub(crate) struct Bridges<'a> {
+pub(crate) struct Deliveries<'a> {
     starting: Vec<(String, Vec<Sent>, Starting<'a>)>,
     sending: Vec<(String, Vec<Sent>, Sending<'a>)>,
     ends: Vec<(String, Pending<'a, Ended>)>,
@@ -65,20 +49,20 @@ pub(crate) struct Bridges<'a> {
     cancelled: bool,
 }
 
-impl<'a> Bridges<'a> {
+impl<'a> Deliveries<'a> {
     /// Sends the waiting orders, and starts bridges for them where necessary.
     pub fn send(&mut self, ctx: &'a WorkflowContext<Controller>) {
-        if ctx.state(|Controller(s)| s.bridging.waiting.is_empty() && s.bridging.retired.is_empty())
-        {
+        if ctx.batch(|s| s.work.outbox.is_empty()) {
             return;
         }
-        while let Some((bridge, orders)) = ctx.state_mut(|Controller(s)| next_orders(s)) {
+        while let Some(delivery) = ctx.batch_mut(|s| s.work.outbox.take()) {
+            let Delivery {
+                bridge,
+                orders,
+                starts,
+            } = delivery;
             let sent = orders.iter().map(|o| (o.stride, o.dispatch)).collect();
-            let planned = ctx.state(|Controller(s)| {
-                let standing = s.bridging.bridges.get(&bridge);
-                standing.is_none_or(|standing| standing.state == State::Planned)
-            });
-            if planned {
+            if starts {
                 let starting = start(ctx, bridge.clone(), orders);
                 self.starting.push((bridge, sent, starting));
             } else {
@@ -99,7 +83,7 @@ impl<'a> Bridges<'a> {
             // Earlier orders must not arrive after this message.
             return;
         }
-        for bridge in ctx.state_mut(|Controller(s)| std::mem::take(&mut s.bridging.retired)) {
+        for bridge in ctx.batch_mut(|s| s.work.outbox.take_retired()) {
             let handle = ctx.external_workflow(bridge, None);
             let orders = BridgeOrders {
                 orders: Vec::new(),
@@ -115,12 +99,7 @@ impl<'a> Bridges<'a> {
 
     /// Tells all bridges of this run that they get no more orders, at the end of the batch.
     pub async fn close(&mut self, ctx: &'a WorkflowContext<Controller>) {
-        ctx.state_mut(|Controller(s)| {
-            let bridging = &mut s.bridging;
-            let mine = bridging.bridges.iter();
-            let open = mine.filter(|(_, standing)| standing.state == State::Open);
-            bridging.retired.extend(open.map(|(id, _)| id.clone()));
-        });
+        ctx.batch_mut(|s| s.work.outbox.retire_all());
         self.retire(ctx);
         for told in self.telling.drain(..) {
             told.await;
@@ -131,12 +110,11 @@ impl<'a> Bridges<'a> {
     pub fn cancel(&mut self, ctx: &'a WorkflowContext<Controller>) {
         // Bridges that are still starting could not be reached yet.
         let ready = self.starting.is_empty() && self.sending.is_empty();
-        if self.cancelled || !ready || !ctx.state(|Controller(s)| s.cancelled) {
+        if self.cancelled || !ready || !ctx.batch(|s| s.cancelled) {
             return;
         }
         self.cancelled = true;
-        let bridges: Vec<_> =
-            ctx.state(|Controller(s)| s.chain.bridges().map(ToOwned::to_owned).collect());
+        let bridges: Vec<_> = ctx.batch(|s| s.work.chain.owners().map(ToOwned::to_owned).collect());
         for bridge in bridges {
             let handle = ctx.external_workflow(bridge, None);
             let reason = "the batch was cancelled".to_owned();
@@ -161,7 +139,7 @@ impl<'a> Bridges<'a> {
                 return true;
             };
             awake = true;
-            ctx.state_mut(|Controller(s)| s.started(bridge, sent, started.is_ok()));
+            ctx.batch_mut(|s| s.started(bridge, sent, started.is_ok()));
             ends.extend(started.ok().map(|ended| (bridge.clone(), ended)));
             false
         });
@@ -171,10 +149,7 @@ impl<'a> Bridges<'a> {
             };
             awake = true;
             if arrived.is_err() {
-                ctx.state_mut(|Controller(s)| {
-                    s.bridging.close(bridge);
-                    s.take_back(bridge, sent);
-                });
+                ctx.batch_mut(|s| s.take_back(bridge, sent));
             }
             false
         });
@@ -183,9 +158,9 @@ impl<'a> Bridges<'a> {
                 return true;
             };
             awake = true;
-            ctx.state_mut(|Controller(s)| match ended {
+            ctx.batch_mut(|s| match ended {
                 // The bridge had no strides left.
-                Ok(()) => s.bridging.close(bridge),
+                Ok(()) => s.work.outbox.close(bridge),
                 Err(_) => s.bridge_is_gone(bridge),
             });
             false
@@ -200,8 +175,8 @@ impl<'a> Bridges<'a> {
 
     fn tell_sending(&self, ctx: &WorkflowContext<Controller>) {
         let sending = self.starting.len() + self.sending.len();
-        if ctx.state(|Controller(s)| s.bridging.sending != sending) {
-            ctx.state_mut(|Controller(s)| s.bridging.sending = sending);
+        if ctx.batch(|s| s.work.outbox.sending != sending) {
+            ctx.batch_mut(|s| s.work.outbox.sending = sending);
         }
     }
 }
@@ -211,10 +186,7 @@ fn start<'a>(
     bridge: String,
     orders: Vec<StrideOrder>,
 ) -> Starting<'a> {
-    let input = ctx.state_mut(|Controller(s)| {
-        if let Some(standing) = s.bridging.bridges.get_mut(&bridge) {
-            standing.state = State::Starting;
-        }
+    let input = ctx.batch(|s| {
         Some(BridgeInput {
             batch_run: s.input.batch_run.clone(),
             controller: ctx.workflow_id().to_owned(),

@@ -17,7 +17,6 @@ use temporalio_sdk::{
     WorkflowSignalError,
 };
 
-use crate::protocol::RESULTS_AT_ONCE;
 use crate::{
     engine::{
         controller::{
@@ -27,7 +26,8 @@ use crate::{
         query_safety::in_step,
     },
     protocol::{
-        self, BridgeInput, BridgeOrders, BridgeResult, BridgeResults, StrideOrder, StrideTerms,
+        self, BridgeInput, BridgeOrders, DispatchReport, RESULTS_AT_ONCE, StrideOrder,
+        StrideResults, StrideTerms,
     },
 };
 
@@ -95,8 +95,8 @@ struct Work<'a> {
     /// The activities in the order in which they were scheduled.
     running: Vec<(u64, u64, Activity<'a>)>,
     /// Results that have not been sent to the controller.
-    results: Vec<BridgeResult>,
-    sending: Vec<(Vec<BridgeResult>, Sending<'a>)>,
+    results: Vec<DispatchReport>,
+    sending: Vec<(Vec<DispatchReport>, Sending<'a>)>,
     /// The wait before a refused signal is sent again.
     pause: Option<Timer<'a>>,
     idle: Option<Timer<'a>>,
@@ -126,13 +126,13 @@ impl<'a> Work<'a> {
         while !self.results.is_empty() && self.pause.is_none() {
             let some = self.results.len().min(RESULTS_AT_ONCE);
             let results: Vec<_> = self.results.drain(..some).collect();
-            let news = ctx.state(|s| BridgeResults {
+            let news = ctx.state(|s| StrideResults {
                 batch_run: s.batch_run.clone(),
-                bridge: ctx.workflow_id().to_owned(),
+                owner: ctx.workflow_id().to_owned(),
                 results: results.clone(),
             });
             let controller = ctx.external_workflow(ctx.state(|s| s.controller.clone()), None);
-            let sending = controller.signal(Controller::bridge_results, news, own_signal());
+            let sending = controller.signal(Controller::stride_results, news, own_signal());
             self.sending.push((results, Box::pin(sending)));
         }
     }
@@ -189,7 +189,7 @@ impl<'a> Work<'a> {
             let Poll::Ready(result) = activity.as_mut().poll(cx) else {
                 return true;
             };
-            results.push(BridgeResult {
+            results.push(DispatchReport {
                 stride: *stride,
                 dispatch: *dispatch,
                 report: report_of(result),

@@ -1,23 +1,23 @@
-//! Detection of bridges that have ended.
+//! Detection of workflows that have ended.
 
 use std::time::Duration;
 
 use temporalio_client::{
-    Client, WorkflowDescribeOptions, WorkflowHandle, errors::WorkflowInteractionError,
+    Client, UntypedWorkflow, WorkflowDescribeOptions, errors::WorkflowInteractionError,
 };
 use temporalio_common::protos::temporal::api::enums::v1::WorkflowExecutionStatus as TemporalStatus;
 
-use crate::{engine::controller::Bridge, protocol::BridgeWatch};
+use crate::protocol::WatchOrder;
 
 const INTERVAL: Duration = Duration::from_secs(3);
 
-/// Waits until at least one of the bridges is no longer running, and returns those.
-pub(super) async fn gone(client: &Client, order: &BridgeWatch) -> Vec<String> {
+/// Waits until at least one of the workflows is no longer running, and returns those.
+pub(super) async fn gone(client: &Client, order: &WatchOrder) -> Vec<String> {
     loop {
         let mut gone = Vec::new();
-        for bridge in &order.bridges {
-            if is_gone(client, bridge).await {
-                gone.push(bridge.clone());
+        for workflow in &order.workflows {
+            if is_gone(client, workflow).await {
+                gone.push(workflow.clone());
             }
         }
         if !gone.is_empty() {
@@ -27,8 +27,8 @@ pub(super) async fn gone(client: &Client, order: &BridgeWatch) -> Vec<String> {
     }
 }
 
-async fn is_gone(client: &Client, bridge: &str) -> bool {
-    let handle: WorkflowHandle<_, Bridge> = client.get_workflow_handle(bridge.to_owned());
+async fn is_gone(client: &Client, workflow: &str) -> bool {
+    let handle = client.get_workflow_handle::<UntypedWorkflow>(workflow.to_owned());
     match handle.describe(WorkflowDescribeOptions::default()).await {
         Ok(description) => {
             let info = description.raw().workflow_execution_info.as_ref();
@@ -36,7 +36,7 @@ async fn is_gone(client: &Client, bridge: &str) -> bool {
         }
         Err(WorkflowInteractionError::NotFound(_)) => true,
         Err(error) => {
-            tracing::debug!(%error, bridge, "could not check the bridge");
+            tracing::debug!(%error, workflow, "could not check the workflow");
             false
         }
     }
