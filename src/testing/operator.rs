@@ -27,7 +27,7 @@ enum What {
     },
     Resume,
     Approve,
-    Set(Settings),
+    Set(Box<Settings>),
     Cancel(String),
 }
 
@@ -68,7 +68,7 @@ impl Request {
 
     /// Changes settings.
     pub fn set(settings: Settings) -> Self {
-        Self(What::Set(settings))
+        Self(What::Set(Box::new(settings)))
     }
 
     /// Cancels the batch.

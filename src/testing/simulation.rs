@@ -52,7 +52,7 @@ struct Running<'a> {
 /// The reason why a wait ended.
 enum Happened {
     /// A stride has reported.
-    Reported(Arc<Slot>, StrideReport),
+    Reported(Arc<Slot>, Box<StrideReport>),
     /// The state has changed, or a request of the operator is due.
     Changed,
     /// Every stride waits for the clock.
@@ -166,7 +166,7 @@ impl<'a> Simulation<'a> {
             match std::future::poll_fn(|cx| self.poll_strides(cx, version)).await {
                 Happened::Reported(slot, report) => {
                     self.world.vacate(slot.dispatch);
-                    self.world.state().reported(slot.stride, report);
+                    self.world.state().reported(slot.stride, *report);
                     return;
                 }
                 Happened::Changed => return,
@@ -189,7 +189,7 @@ impl<'a> Simulation<'a> {
             let Running { slot, work } = &mut self.running[i];
             if let Poll::Ready(report) = work.as_mut().poll(cx) {
                 let Running { slot, .. } = self.running.remove(i);
-                return Poll::Ready(Happened::Reported(slot, report));
+                return Poll::Ready(Happened::Reported(slot, Box::new(report)));
             }
             if !self.world.clock.is_awaited_by(slot.dispatch) {
                 return Poll::Pending;

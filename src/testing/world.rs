@@ -26,7 +26,7 @@ use crate::{
 /// The name in the audit for requests of a simulation.
 pub(super) const OPERATOR: &str = "simulator";
 
-/// The surroundings of the strides of a simulation.
+/// The state of a simulation that its strides can reach.
 pub(super) struct World {
     state: Mutex<BatchState>,
     pub clock: VirtualClock,

@@ -165,7 +165,8 @@ async fn no_token_is_lost_under_a_stream_of_signals() {
         .temporal()
         .get_workflow_handle::<UntypedWorkflow>(batch.id());
     // Tokens from another batch run must be dropped, even when they arrive at the end of a run.
-    let foreign = serde_json::json!({"batch_run": "another", "stride": 0, "starts": ["7"]});
+    let foreign =
+        serde_json::json!({"batch_run": "another", "stride": 0, "dispatch": 1, "starts": ["7"]});
     let noise = async {
         loop {
             let raw = RawValue::from_value(&foreign, &PayloadConverter::default());

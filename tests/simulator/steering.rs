@@ -1,4 +1,4 @@
-//! What an operator asks of a simulated batch.
+//! Requests of an operator to a simulated batch.
 
 use std::time::Duration;
 

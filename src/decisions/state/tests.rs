@@ -14,7 +14,7 @@ use crate::{
     decisions::{
         bridge::outbox::ORDERS_AT_ONCE,
         chain::{StrideChain, properties::worst_at_rest},
-        partitions::{Partitions, properties::worst},
+        partitions::{Next, Partitions, properties::worst},
         scheduler::{Ending, Limits},
         state::size::MAX_BYTES,
     },
@@ -26,11 +26,12 @@ use crate::{
     },
     progress::{
         failures::{FailedItem, FailureState, PageFailure},
-        phase::Outcome,
+        phase::{HeldBy, Outcome, Phase},
     },
     protocol::{
-        self, BridgeOrders, DispatchReport, FailedAttempt, GiveUp, NextPage, PageSizeSetting,
-        PartOf, PartitionNews, RESULTS_AT_ONCE, StrideOrder, StrideReport, StrideResults,
+        self, ApproveRequest, BridgeOrders, DispatchReport, FailedAttempt, GiveUp, NextPage,
+        PageSizeSetting, PartOf, PartitionNews, PauseRequest, RESULTS_AT_ONCE, ResumeRequest,
+        StrideOrder, StrideReport, StrideResults,
         partition::{PartitionOrder, PartitionSnapshot, Share},
     },
 };
@@ -156,6 +157,33 @@ fn no_notice_of_a_partition_has_the_number_of_another_or_of_the_batch() {
             assert!(numbers.insert(number), "{number} is there twice");
         }
     }
+}
+
+#[test]
+fn a_parent_of_partitions_obeys_operators_and_shows_it() {
+    let named = ["a", "b"].map(Partition::<u64>::named);
+    let mut parent = parent(Partitions::new(stored(named.into()).unwrap()));
+    parent.begin(Timestamp(1));
+    parent.refresh(Timestamp(1), false, 0);
+    assert!(matches!(parent.next(), Next::Steps(steps) if steps.len() == 2));
+    parent.do_pause(Timestamp(2), PauseRequest::default());
+    parent.refresh(Timestamp(2), false, 0);
+    assert_eq!(parent.next(), Next::Steps(Vec::new()));
+    let seen = parent.look();
+    assert_eq!(
+        (seen.phase, seen.held_by),
+        (Phase::Paused, Some(HeldBy::Pause))
+    );
+    assert_eq!(seen.partitions.len(), 2);
+    let approval = ApproveRequest::default();
+    assert!(
+        parent.validate_approval(&approval).is_err(),
+        "it has no stages"
+    );
+    parent.do_resume(Timestamp(3), &ResumeRequest::default());
+    parent.refresh(Timestamp(3), false, 0);
+    assert_eq!(parent.look().phase, Phase::Running);
+    assert!(matches!(parent.next(), Next::Steps(steps) if steps.len() == 2));
 }
 
 #[test]
