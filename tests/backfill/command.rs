@@ -321,7 +321,7 @@ async fn wrong_arguments_are_refused_before_the_batch_starts() {
     for (args, part) in [
         (&["--set", "x"][..], "not followed by ="),
         (&["--set", "id = 1"], "part of the key"),
-        (&["--set", "x = 1", "--key", "x"], "no two rows"),
+        (&["--set", "x = 1", "--key", "x"], "could have the same"),
         (&["--set", "x = 1", "--once"], "schema apply"),
         (&["--set", "x = 1", "--stride", "0"], "stride is 0"),
         (&["--set", "x = 1", "--detach"], "--task-queue"),

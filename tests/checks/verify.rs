@@ -163,7 +163,7 @@ async fn a_query_without_a_placeholder_runs_once(home: Home) {
     assert!(!check.is_ranged());
     let check = check.run(None, None).await.unwrap();
     assert_eq!((check.ranges, check.failed_items), (1, 10));
-    assert!(check.notes[0].contains("asked once"), "{:?}", check.notes);
+    assert!(check.notes[0].contains("ran once"), "{:?}", check.notes);
 }
 
 async fn two_key_columns_are_read_in_their_order(home: Home) {

@@ -184,7 +184,7 @@ impl NumbersProcessor {
     }
 }
 
-/// Ten attempts within one or two seconds, without the slow lane.
+/// Ten attempts within one or two seconds, without extended retries.
 pub fn quick_retries() -> RetryPolicy {
     RetryPolicy::default()
         .initial_interval(Duration::from_millis(20))

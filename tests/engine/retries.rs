@@ -60,7 +60,7 @@ async fn a_transient_failure_is_retried_to_completion() {
 }
 
 #[tokio::test]
-async fn a_stuck_page_completes_in_the_slow_lane_while_other_pages_run() {
+async fn a_stuck_page_completes_in_extended_retries_while_other_pages_run() {
     let env = TestEnv::new("stuck").await;
     let numbers = failing(3).settings(|s| {
         s.retry = quick_retries()
@@ -319,7 +319,7 @@ async fn a_page_given_up_before_its_successor_is_known_fails_the_batch_with_its_
 }
 
 #[tokio::test]
-async fn without_a_slow_lane_a_page_is_given_up_when_its_attempts_are_spent() {
+async fn without_extended_retries_a_page_is_given_up_when_its_attempts_are_spent() {
     let env = TestEnv::new("spent").await;
     let numbers = failing(usize::MAX).settings(|s| s.retry = quick_retries().max_attempts(2));
     let _worker = env.worker(numbers.clone()).await;
@@ -334,7 +334,7 @@ async fn without_a_slow_lane_a_page_is_given_up_when_its_attempts_are_spent() {
 
 /// The slow lane retries a page for as long as the batch runs.
 #[tokio::test]
-async fn the_slow_lane_continues_until_the_batch_is_cancelled() {
+async fn extended_retries_continue_until_the_batch_is_cancelled() {
     let env = TestEnv::new("for-ever").await;
     let numbers = failing(usize::MAX).settings(|s| {
         s.retry = quick_retries()

@@ -253,7 +253,7 @@ async fn a_deadline_ends_a_pause_and_a_wait() {
 }
 
 #[tokio::test]
-async fn a_page_in_the_slow_lane_counts_as_failed() {
+async fn a_page_in_extended_retries_counts_as_failed() {
     let env = TestEnv::new("only-retries").await;
     let numbers = NumbersProcessor::new()
         .skipping_ahead()

@@ -225,7 +225,7 @@ async fn an_import_that_cannot_work_is_refused_before_it_starts(home: Home) {
     refused(args("a.b.c"), "is not the name of a table").await;
     let update = OnConflict::Update(vec!["body".to_owned()]);
     let no_key = args("t").columns(["id", "body"]).on_conflict(update);
-    refused(no_key, "the treatment of conflicts").await;
+    refused(no_key, "this treatment of conflicts").await;
     let elsewhere = args("t").columns(["id"]).connection("elsewhere");
     let error = home.prepare(elsewhere).await.unwrap_err();
     assert_eq!(error.error_type(), "UnknownConnection");

@@ -114,7 +114,7 @@ async fn columns_that_may_be_null(home: Home) {
     )
     .await;
     let error = home.inspect("t", &["a"]).await;
-    let error = refused(error, ["column `a`", "NULL", "left out without a word"]);
+    let error = refused(error, ["column `a`", "NULL", "silently be left out"]);
     assert_eq!(error.into_page_error().error_type(), "TableKeyNull");
     home.inspect("t", &["b"]).await.unwrap();
     // Only `b` is unique.

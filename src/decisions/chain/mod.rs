@@ -73,7 +73,7 @@ pub(crate) struct StrideChain {
     broken: Option<Broken>,
     /// Seed of the jitter that spreads the retries of pages that failed together.
     seed: u64,
-    /// True if the latest dispatch was from the slow lane. A batch with a single slot then gives the turn to another
+    /// True if the latest dispatch was an extended retry. A batch with a single slot then gives the turn to another
     /// stride.
     extended_had_last_turn: bool,
     /// The number of dispatches so far. Every retry is one.
@@ -787,7 +787,7 @@ impl StrideChain {
         self.count(|stride| stride.run().is_some_and(|run| run.owner.is_none()))
     }
 
-    /// Strides in the slow lane, running or not.
+    /// Strides in extended retries, running or not.
     pub fn stuck(&self) -> u32 {
         self.count(Stride::is_stuck)
     }
@@ -922,7 +922,7 @@ impl StrideChain {
         self.hand_over_due
     }
 
-    /// Returns whether the latest dispatch was from the slow lane.
+    /// Returns whether the latest dispatch was an extended retry.
     pub fn extended_had_last_turn(&self) -> bool {
         self.extended_had_last_turn
     }

@@ -59,7 +59,7 @@ fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
                 interval: Duration::from_secs(5),
                 max_attempts: retry.1.flatten(),
             };
-            // Without the slow lane even a transient failure can be the last one.
+            // Without extended retries even a transient failure can be the last one.
             let keep_extended = !permanent || retry.1.is_some();
             Plan {
                 rows,

@@ -101,7 +101,7 @@ pub(crate) struct Run {
 pub(crate) struct FailureStreak {
     /// Failed attempts.
     pub attempts: u32,
-    /// True if the quick attempts are spent, which puts the page in the slow lane.
+    /// True if the quick attempts are spent, so that the page has only extended retries left.
     pub stuck: bool,
     pub error_type: String,
     pub message: String,
@@ -284,7 +284,7 @@ impl Stride {
         match wait {
             Some(wait) => {
                 let stuck = self.is_stuck();
-                // The slow lane stays slow, whatever delay an error asks for.
+                // Extended retries stay slow, whatever delay an error asks for.
                 let wait = match failure.retry_after {
                     Some(asked) if stuck => asked.max(wait),
                     Some(asked) => asked,

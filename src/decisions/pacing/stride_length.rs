@@ -108,7 +108,7 @@ impl fmt::Display for LengthBy {
             Self::Growth => "longer ones are tried next",
             Self::PageTime(each) => return write!(f, "a page takes about {}", about(*each)),
             Self::Rest => "what is left is divided among the slots",
-            Self::Unknown => "nobody knows how much is left",
+            Self::Unknown => "the size of the data is not known",
             Self::Longest => "no stride may be longer",
         })
     }

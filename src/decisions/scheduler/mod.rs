@@ -376,7 +376,7 @@ fn hand_over(chain: &StrideChain, limits: &Limits) -> Option<HandOver> {
     }
 }
 
-/// Picks the stride to dispatch. The order is: the slow lane's share, a stuck frontier first; a frontier that holds up
+/// Picks the stride to dispatch. The order is: the share of extended retries, a stuck frontier first; a frontier that holds up
 /// discovery; the lowest number.
 fn pick(chain: &StrideChain, limits: &Limits, now: Timestamp) -> Option<u64> {
     let due = |stride: &Stride| stride.due().is_some_and(|at| at <= now);
@@ -419,7 +419,7 @@ fn pick(chain: &StrideChain, limits: &Limits, now: Timestamp) -> Option<u64> {
         .filter(|(_, stride)| stride.is_stuck() && stride.is_running())
         .count();
     let stuck_slots = (limits.max_parallelism / 4).max(1) as usize;
-    // With a single slot, a slow lane that is always due would otherwise take every turn.
+    // With a single slot, extended retries that are always due would otherwise take every turn.
     let yields = limits.max_parallelism == 1 && main.is_some() && chain.extended_had_last_turn();
     if stuck_running < stuck_slots && !yields {
         // A stuck frontier holds up everything behind it.

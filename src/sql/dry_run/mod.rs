@@ -143,7 +143,7 @@ impl DryRun {
             check.try_out().await?;
             if !check.is_ranged() {
                 notes.push(
-                    "the query to verify has no place for a range: it will be asked once, after the last page"
+                    "the query to verify has no place for a range: it will run once, after the last page"
                         .to_owned(),
                 );
             }

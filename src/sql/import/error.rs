@@ -122,7 +122,7 @@ pub enum InvalidImport {
     )]
     LedgerTablesMissing,
     /// The table does not support the treatment of conflicts.
-    #[error("the database refuses the treatment of conflicts: {message}; {remedy}")]
+    #[error("the database does not accept this treatment of conflicts: {message}; {remedy}")]
     OnConflict {
         /// The message of the database.
         message: String,

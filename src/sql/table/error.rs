@@ -92,7 +92,7 @@ pub enum TableError {
     },
     /// Rows with equal keys would be lost between two pages.
     #[error(
-        "nothing guarantees that no two rows of {table} have the same ({}): a primary key or a complete, valid unique \
+        "two rows of {table} could have the same ({}): a primary key or a complete, valid unique \
          index on these columns, or on some of them, is needed; {}",
         .key.join(", "), there_are(.unique)
     )]

@@ -277,7 +277,7 @@ impl RangeCheck {
         let Found { wrong, .. } = self.look(None, None).await?;
         let mut check = Check {
             notes: vec![
-                "the query was asked once for the whole table: it has no place for a range, unless you \
+                "the query ran once for the whole table, because it has no place for a range; \
                  write {range} where a condition on the key belongs"
                     .to_owned(),
             ],

@@ -71,7 +71,7 @@ impl Partitions {
         totals
     }
 
-    /// Pages in the slow retry lanes of all partitions.
+    /// Pages in extended retries, of all partitions.
     pub fn stuck(&self) -> u32 {
         self.parts.iter().map(|part| part.look.stuck).sum()
     }

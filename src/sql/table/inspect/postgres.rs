@@ -146,7 +146,7 @@ pub(super) async fn look(
             return Err(TableError::NullableKey {
                 table: table.clone(),
                 column: column.name.clone(),
-                found: "may be NULL, and a row with NULL there would be left out without a word",
+                found: "may be NULL, and a row with NULL there would silently be left out",
                 remedy: format!(
                     "if no row has NULL, declare that: ALTER TABLE {table} ALTER COLUMN {} SET NOT NULL",
                     Syntax::Postgres.quote(&column.name)

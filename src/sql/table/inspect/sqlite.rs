@@ -268,7 +268,7 @@ async fn check_null(
     Err(TableError::NullableKey {
         table: table.to_owned(),
         column: column.name.clone(),
-        found: "is NULL in some rows, and they would be left out without a word",
+        found: "is NULL in some rows, and they would silently be left out",
         remedy: format!("look for them: SELECT * FROM {table} WHERE {quoted} IS NULL"),
     })
 }
