@@ -292,17 +292,17 @@ async fn custom_reducers_combine_in_activities() {
         ..Tally::new()
     };
     let _worker = env.worker(tally).await;
-    let batch = env.batch::<Tally>((200, Kind::Own));
+    let batch = env.batch::<Tally>((400, Kind::Own));
     let batch = batch
         .page_size(2)
         .stride(2)
         .max_parallelism(8)
-        .pages_per_run(60);
+        .pages_per_run(40);
     let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.output_error, None);
     assert!(report.progress.runs > 1, "the batch was never handed over");
-    let all: BTreeSet<u64> = (1..=200).collect();
+    let all: BTreeSet<u64> = (1..=400).collect();
     assert_eq!(report.output_as().unwrap(), Some(all));
     let mut combined = 0;
     for history in env.histories(batch.id()).await {

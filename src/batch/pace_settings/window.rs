@@ -57,10 +57,10 @@ impl Window {
         self.clone().spelled().map(drop)
     }
 
-    /// Accepts every time zone, because nothing in a build without time zones opens a window.
+    /// Refuses the window: a program without time zones cannot tell when it opens.
     #[cfg(not(feature = "time-zones"))]
     fn spelled(self) -> Result<Self, InvalidWindow> {
-        Ok(self)
+        Err(InvalidWindow::NoTimeZones)
     }
 
     /// Parses everything but the time zone, which is taken as written.
@@ -181,6 +181,11 @@ fn shown(text: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidWindow {
+    /// The program was built without time zones.
+    #[error(
+        "this program is built without operating windows; build it with the feature `time-zones`"
+    )]
+    NoTimeZones,
     /// The text is not a window.
     #[error(
         "\"{given}\" is not an operating window; write [DAYS] HH:MM-HH:MM [TIME ZONE], such as \
@@ -223,6 +228,19 @@ pub struct Opening {
     pub opens: Timestamp,
     /// The end, exclusive.
     pub closes: Timestamp,
+}
+
+#[cfg(all(test, not(feature = "time-zones")))]
+mod without_time_zones {
+    use super::*;
+
+    #[test]
+    fn a_window_is_refused_at_the_door_and_a_stored_one_is_read() {
+        let refused = "Mon-Fri 22:00-06:00".parse::<Window>().unwrap_err();
+        assert_eq!(refused, InvalidWindow::NoTimeZones);
+        let stored: Window = serde_json::from_str("\"Mon 08:00-09:00 UTC\"").unwrap();
+        assert_eq!(stored.validate(), Err(InvalidWindow::NoTimeZones));
+    }
 }
 
 #[cfg(all(test, feature = "time-zones"))]
