@@ -119,7 +119,7 @@ impl<P: PageProcessor> Running<'_, P> {
         };
         let spent = !retryable || allowed.is_some_and(|n| self.attempt >= n);
         let spent = (spent && !not_the_page) || self.is_convicted(failure);
-        match self.keeping.keeps_letters() {
+        match self.stores.keeps_letters() {
             true => spent,
             false => spent && blame == Blame::Page && self.may_repeat(),
         }
@@ -153,7 +153,7 @@ impl<P: PageProcessor> Running<'_, P> {
         mut failure: Failure,
         report: &mut StrideReport,
     ) -> Result<(), Halt> {
-        if !self.keeping.keeps_letters() {
+        if !self.stores.keeps_letters() {
             return Err(failure.into());
         }
         let known = failure.attempt.known_end();
@@ -305,11 +305,11 @@ impl<P: PageProcessor> Running<'_, P> {
             "page given up"
         );
         report.pages_failed += 1;
-        report.dead_letters += u64::from(self.keeping.keeps_letters());
+        report.dead_letters += u64::from(self.stores.keeps_letters());
         self.put_aside(report);
         if report.failed_pages.len() < MAX_DESCRIBED {
             let mut listed = letter.as_page_failure();
-            if !self.keeping.keeps_letters() {
+            if !self.stores.keeps_letters() {
                 listed.state = FailureState::GivenUp;
             }
             report.failed_pages.push(listed);
@@ -325,15 +325,15 @@ impl<P: PageProcessor> Running<'_, P> {
         letters: &[DeadLetter],
     ) -> Result<(), Halt> {
         let keep = async {
-            let applying = self.keeping.begin(part).await?;
-            self.keeping
-                .finish(applying, items, letters, &Value::Null)
+            let open_page = self.stores.begin(part).await?;
+            self.stores
+                .finish(open_page, items, letters, &Value::Null)
                 .await
         };
         limited(keep, self.order.page_timeout)
             .await
             .map_err(|e| Halt::from(Failure::while_giving_up(&e)))?;
-        if self.keeping.keeps_letters() {
+        if self.stores.keeps_letters() {
             self.kept(letters);
         }
         Ok(())
@@ -532,7 +532,7 @@ impl<P: PageProcessor> Running<'_, P> {
     /// Adds the server's message limit to the failure, if that may be why the connection breaks.
     async fn with_message_limit(&self, mut failure: Failure) -> Failure {
         if failure.is_broken()
-            && let Some(limit) = self.keeping.message_limit().await
+            && let Some(limit) = self.stores.message_limit().await
         {
             let message = format!("{}; {limit}", failure.message);
             failure.attempt.message = truncate(&message, MAX_MESSAGE_CHARS);
@@ -591,7 +591,7 @@ impl<P: PageProcessor> Running<'_, P> {
         self.keep(part, &items, &[letter]).await?;
         report.items += items;
         report.pages += pages;
-        report.dead_letters += u64::from(self.keeping.keeps_letters());
+        report.dead_letters += u64::from(self.stores.keeps_letters());
         self.describe(report, &name, error_type, &failure.message);
         self.advance(report, to, ends_data);
         self.host.checkpoint(report);

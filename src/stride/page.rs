@@ -127,7 +127,7 @@ impl<P: PageProcessor> Running<'_, P> {
     /// Does everything that comes before processing a page.
     async fn begin_page(&mut self, clock: &mut PageClock) -> Result<Cut<P>, Halt> {
         let cut = self.cut_page(clock).await?;
-        if !self.keeping.is_ledger() {
+        if !self.stores.is_ledger() {
             // Without a ledger there is no fence, so the host is asked whether this attempt is still current. A
             // worker that was suspended past its heartbeat timeout must not process the page.
             self.host.still_counts().await?;
@@ -286,7 +286,7 @@ impl<P: PageProcessor> Running<'_, P> {
     ) -> Result<Applied, Halt> {
         let nothing = items.is_empty();
         let finishes = ends_data || (self.end.is_some() && to == self.end);
-        if nothing && (finishes || !self.keeping.is_ledger()) {
+        if nothing && (finishes || !self.stores.is_ledger()) {
             return Ok(Applied::default());
         }
         if self.settings.permits == Permits::PerPage {
@@ -326,15 +326,15 @@ impl<P: PageProcessor> Running<'_, P> {
         part: PageSlice<'_>,
         item_work: &Arc<ItemWork>,
     ) -> Result<Applied, Halt> {
-        let applying = limited(self.keeping.begin(part), self.order.page_timeout).await;
-        if let Err(error) = &applying
+        let open_page = limited(self.stores.begin(part), self.order.page_timeout).await;
+        if let Err(error) = &open_page
             && error.error_type() == FENCED_OFF
         {
             self.claimed(ClaimOutcome::Fenced);
         }
         // No statement of the page was sent yet.
         let failed = |error: PageError| self.failed(&error);
-        let applying = applying.map_err(|error| failed(error.blaming(Blame::Moment)))?;
+        let open_page = open_page.map_err(|error| failed(error.blaming(Blame::Moment)))?;
         let mut done = PageReport::all_processed();
         let mut counts = ItemCounts::default();
         let mut letters = Vec::new();
@@ -347,11 +347,11 @@ impl<P: PageProcessor> Running<'_, P> {
             };
             let mut ctx = self.context(self.range()?, Some(page));
             ctx.bounds = Some(self.range_to(part.to)?);
-            ctx.transaction = applying.shared();
+            ctx.transaction = open_page.shared();
             ctx.items = Arc::clone(item_work);
             let work = self.processor.process(&ctx, items);
             let work = self.guarded_by(item_work.clock(), work);
-            let worked = if self.keeping.is_ledger() && self.may_repeat() {
+            let worked = if self.stores.is_ledger() && self.may_repeat() {
                 // Dropping the transaction rolls back all work in it.
                 self.unless_stopped_now(work).await?
             } else {
@@ -360,18 +360,18 @@ impl<P: PageProcessor> Running<'_, P> {
             done = worked.map_err(|error| failed(self.of_page(error)))?;
             done.redact(|message| self.processor.redact(message));
             counts = done.counts(count).map_err(failed)?;
-            applying.check_used(&counts).map_err(failed)?;
+            open_page.check_used(&counts).map_err(failed)?;
             if let Some(reducer) = &self.reducer {
                 let page = reducer.page(done.outputs().map_err(failed)?);
                 output = page.map_err(|e| failed(e.of_page()))?;
             }
-            if self.keeping.keeps_letters() {
+            if self.stores.keeps_letters() {
                 let page = self.letter(self.at.clone(), part.to.cloned(), "", "");
                 let failures = done.failures().iter();
                 letters = failures.map(|f| page.of_item(keys, f)).collect();
             }
         }
-        let finishing = self.keeping.finish(applying, &counts, &letters, &output);
+        let finishing = self.stores.finish(open_page, &counts, &letters, &output);
         let finished = limited(finishing, self.order.page_timeout).await;
         self.claimed(match finished {
             Ok(()) => ClaimOutcome::Committed,
@@ -387,7 +387,7 @@ impl<P: PageProcessor> Running<'_, P> {
     }
 
     fn claimed(&self, outcome: ClaimOutcome) {
-        if self.keeping.is_ledger() {
+        if self.stores.is_ledger() {
             self.host.observe(PageEvent::Claimed(outcome));
         }
     }
@@ -408,7 +408,7 @@ impl<P: PageProcessor> Running<'_, P> {
         keys: &Keys<P::Cursor>,
     ) {
         report.items += *items;
-        if self.keeping.keeps_letters() {
+        if self.stores.keeps_letters() {
             report.dead_letters += done.failed();
         }
         for (reason, items) in done.skip_reasons() {
@@ -431,7 +431,7 @@ impl<P: PageProcessor> Running<'_, P> {
     pub fn describe(&self, report: &mut StrideReport, key: &str, error_type: &str, message: &str) {
         // A key may be personal data. The full key is in the dead letter.
         let shown = truncate(key, 24);
-        let kept = self.keeping.keeps_letters();
+        let kept = self.stores.keeps_letters();
         match kept {
             true => item_given_up(&shown, error_type, message),
             // Without dead letters, this line is the only record of items beyond the first ones.

@@ -47,7 +47,7 @@ pub(super) struct Running<'a, P: PageProcessor> {
     pub settings: &'a ProcessorSettings,
     /// The non-retryable error types of the settings, for items.
     non_retryable: Arc<[String]>,
-    pub keeping: PageStores,
+    pub stores: PageStores,
     /// The reducer of the batch, if it has one.
     pub reducer: Option<Reducer>,
     args: Arc<P::Args>,
@@ -94,7 +94,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         }
         let opening = PageStores::open(processor, &args, order, end.as_ref());
         let opened = limited(opening, order.page_timeout).await;
-        let (keeping, open) = opened.map_err(|e| failed(&e))?;
+        let (stores, open) = opened.map_err(|e| failed(&e))?;
         let reducer = order.reducer.as_ref();
         let reducer = reducer.map(|plan| Reducer::stored(plan, processor.reducer(&args)));
         let reducer = reducer.transpose().map_err(|e| failed(&e))?;
@@ -108,7 +108,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                     // Pages whose output cannot be read now are not reported yet, or their output would be
                     // lost.
                     Some(reducer) => {
-                        let output = outputs(&keeping, reducer, order, applied).await;
+                        let output = outputs(&stores, reducer, order, applied).await;
                         Some(output.map_err(|e| failed(&e))?)
                     }
                     None => None,
@@ -142,7 +142,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             host,
             settings,
             non_retryable: settings.non_retryable_types.as_slice().into(),
-            keeping,
+            stores,
             reducer,
             args: Arc::new(args),
             batch_id: order.batch_id.as_str().into(),
@@ -348,7 +348,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
 
     /// Announces starts. A repeated attempt then uses the end that was accepted instead of its own.
     pub async fn announce(&mut self, starts: Vec<PageToken>) -> Result<(), Halt> {
-        let cut = limited(self.keeping.cut(starts), self.order.page_timeout).await;
+        let cut = limited(self.stores.cut(starts), self.order.page_timeout).await;
         let starts = cut.map_err(|e| self.failed(&e))?;
         self.host.announce(&starts).await?;
         self.end = if self.host.is_repeat() {
@@ -442,7 +442,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
 
     /// Returns whether a page is used up as soon as its `process` has begun.
     pub fn runs_once(&self) -> bool {
-        !self.may_repeat() && !self.keeping.is_ledger()
+        !self.may_repeat() && !self.stores.is_ledger()
     }
 
     /// Returns whether user code was told to end early, so that its errors do not count.
@@ -518,7 +518,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     /// answered, so the database was available and the page itself broke the connection.
     pub fn of_page(&self, error: PageError) -> PageError {
         match error.error_type() == CONNECTION_LOST && error.blame() == Blame::Unknown {
-            true if self.keeping.is_ledger() => error.blaming(Blame::Page),
+            true if self.stores.is_ledger() => error.blaming(Blame::Page),
             _ => error,
         }
     }
@@ -526,14 +526,14 @@ impl<'a, P: PageProcessor> Running<'a, P> {
 
 /// The outputs of the stride that the controller has not counted yet, from pages applied before this attempt.
 async fn outputs(
-    keeping: &PageStores,
+    stores: &PageStores,
     reducer: &Reducer,
     order: &StrideOrder,
     applied: bool,
 ) -> Result<Output, PageError> {
     let mut output = Output::default();
     if applied {
-        let kept = keeping.outputs(order.done.progress_counter());
+        let kept = stores.outputs(order.done.progress_counter());
         for page in limited(kept, order.page_timeout).await? {
             reducer.add(&mut output, page);
         }

@@ -68,12 +68,12 @@ impl PageStores {
             .open(&stride, order.start.as_ref(), end, order.is_kept)
             .await?;
         let fence = open.fence;
-        let keeping = Self::Ledger {
+        let stores = Self::Ledger {
             ledger,
             stride,
             fence,
         };
-        Ok((keeping, Some(open)))
+        Ok((stores, Some(open)))
     }
 
     /// Returns the stored outputs of the stride's pages applied after the given extent.
@@ -155,12 +155,12 @@ impl PageStores {
     /// Records the outcomes of the items, in the transaction of their effects if there is one.
     pub async fn finish(
         &self,
-        applying: OpenPage,
+        open_page: OpenPage,
         items: &ItemCounts,
         letters: &[DeadLetter],
         output: &Value,
     ) -> Result<(), PageError> {
-        if let Some(transaction) = applying.transaction {
+        if let Some(transaction) = open_page.transaction {
             let transaction = transaction.lock().await.take();
             let mut transaction = transaction.expect("only this function takes the transaction");
             transaction.record(items, letters).await?;
@@ -254,11 +254,11 @@ mod tests {
             (true, false, 0, true),
             (false, false, 1, true),
         ] {
-            let applying = OpenPage {
+            let open_page = OpenPage {
                 transaction: ledger.then(|| Arc::new(Mutex::new(None))),
                 used: Arc::new(AtomicBool::new(used)),
             };
-            let checked = applying.check_used(&items(processed));
+            let checked = open_page.check_used(&items(processed));
             assert_eq!(
                 checked.is_ok(),
                 is_fine,

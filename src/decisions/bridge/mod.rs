@@ -20,7 +20,7 @@ use crate::{
     decisions::{
         chain::Event,
         scheduler::Dispatch,
-        state::{BatchState, strides::worker_lost},
+        state::{BatchState, dispatching::worker_lost},
     },
     protocol::{StrideReport, StrideResults, WatchOrder},
 };

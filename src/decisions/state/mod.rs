@@ -7,8 +7,8 @@
 //! | `stride_work`, `partition_work` | the work of a controller, and that of the parent of partitions |
 //! | `events` | signals and updates, as they change the state |
 //! | `steering` | requests of operators, applied |
-//! | `run` | changes that are due before a decision; the beginning of the next run; tolerance |
-//! | `strides` | the next decision of a controller; orders for strides, and their reports |
+//! | `tick` | changes that are due before a decision; the beginning of the next run; tolerance |
+//! | `dispatching` | the next decision of a controller; orders for strides, and their reports |
 //! | `side_calls` | calls that are due: notices, progress, throttles, windows |
 //! | `stages`, `checks` | stages, and the checks between them and at the end |
 //! | `lock`, `reduce` | the named lock, outputs to combine |
@@ -21,6 +21,7 @@
 #[cfg(test)]
 mod at_work;
 pub(crate) mod checks;
+pub(crate) mod dispatching;
 pub(crate) mod events;
 pub(crate) mod lock;
 pub(crate) mod partition_child;
@@ -31,15 +32,14 @@ pub(crate) mod pending_notices;
 mod properties;
 pub(crate) mod publish;
 pub(crate) mod reduce;
-pub(crate) mod run;
 pub(crate) mod side_calls;
 pub(crate) mod size;
 pub(crate) mod stages;
 pub(crate) mod steering;
 pub(crate) mod stride_work;
-pub(crate) mod strides;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tick;
 pub(crate) mod view;
 pub(crate) mod work;
 

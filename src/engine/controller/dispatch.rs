@@ -16,7 +16,7 @@ use super::{ActivityDefs, Controller, workflow::BatchContext};
 use crate::{
     decisions::{
         scheduler::Dispatch,
-        state::strides::{WORKER_LOST, failed},
+        state::dispatching::{WORKER_LOST, failed},
     },
     protocol::{Checkpoint, StrideOrder, StrideReport, StrideTerms},
 };

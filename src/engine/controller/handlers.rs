@@ -9,7 +9,7 @@ use temporalio_sdk::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, 
 
 use super::{
     publish::show_who_looks,
-    workflow::{run, time},
+    workflow::{run_batch, time},
 };
 use crate::{
     decisions::{
@@ -50,7 +50,7 @@ macro_rules! handlers {
             #[run(name = $name)]
             pub(crate) async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<BatchReport> {
                 let ctx = &*ctx;
-                let mut run = std::pin::pin!(run(ctx));
+                let mut run = std::pin::pin!(run_batch(ctx));
                 let run = std::future::poll_fn(|cx| {
                     show_who_looks(ctx);
                     run.as_mut().poll(cx)

@@ -17,7 +17,7 @@
 //! | `workflow` | the course that every workflow of a batch takes |
 //! | `activity_defs` | the activities that are called |
 //! | `prepare` | asking a worker about the processor |
-//! | `main_loop` | the loop of a controller: decide, act, wait |
+//! | `stride_loop` | the loop of a controller: decide, act, wait |
 //! | `wait` | waiting for the next event |
 //! | `dispatch` | from a decision to the activity of a stride, and from its result to a report |
 //! | `side_calls` | running calls of side activities |
@@ -38,7 +38,6 @@ mod dispatch;
 mod ending;
 mod handlers;
 mod lock;
-mod main_loop;
 mod partition_child;
 mod partition_parent;
 mod prepare;
@@ -46,6 +45,7 @@ mod publish;
 mod reduce;
 mod side_calls;
 mod stages;
+mod stride_loop;
 mod timer;
 mod wait;
 mod workflow;

@@ -57,7 +57,9 @@ impl<W: BatchWorkflow> BatchContext<W::Work> for WorkflowContext<W> {
 }
 
 /// Runs a workflow of a batch.
-pub(super) async fn run<W: BatchWorkflow>(ctx: &WorkflowContext<W>) -> WorkflowResult<BatchReport> {
+pub(super) async fn run_batch<W: BatchWorkflow>(
+    ctx: &WorkflowContext<W>,
+) -> WorkflowResult<BatchReport> {
     refuse_newer(ctx).await;
     let now = now(ctx);
     if ctx.batch_mut(|s| s.begin(now)) {

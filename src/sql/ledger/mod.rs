@@ -10,14 +10,14 @@
 //! | `no_ledger.rs` | the ledger of a connection that the worker does not have |
 
 pub(crate) mod coverage;
-pub(crate) mod letters;
+pub(crate) mod letter_table;
 pub(crate) mod no_ledger;
 pub(crate) mod outputs;
 pub(crate) mod reports;
 #[cfg(feature = "cli")]
 pub(crate) mod schema;
 pub(crate) mod settled;
-pub(crate) mod strides;
+pub(crate) mod stride_table;
 pub(crate) mod transaction;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -42,11 +42,11 @@ use crate::{
     },
     progress::report::BatchReport,
 };
-use letters::LetterTable;
+use letter_table::LetterTable;
 use outputs::OutputTable;
 use reports::ReportTable;
 use settled::SettledTable;
-use strides::{Applied, Ended, StrideTable};
+use stride_table::{Applied, Ended, StrideTable};
 use transaction::{Claim, SqlTransaction};
 
 /// The error type of operations on a ledger whose tables are missing.

@@ -9,7 +9,7 @@ use crate::{
     sql::{
         backend::dialect::Dialect,
         connection::lease::LeasedTransaction,
-        ledger::{Tables, failed, strides::Applied},
+        ledger::{Tables, failed, stride_table::Applied},
     },
 };
 use async_trait::async_trait;
