@@ -86,7 +86,8 @@ async fn without_a_source_that_skips_and_at_most_once_a_stride_has_one_page() {
 #[tokio::test]
 async fn strides_of_short_pages_become_long_and_stay_long_over_continue_as_new() {
     let env = TestEnv::new("stride-auto").await;
-    // Pages from 6,000 on wait at the gate, and no stride of the first run gets that far.
+    // Pages from 6,000 on wait at the gate. No stride of the first run gets that far: a hand-over is due once the first
+    // stride has reported its 16 pages, and later strides outlive the run.
     let (numbers, gate) = gated_where(|page| page.start >= 6_000);
     let numbers = numbers.skipping_ahead().with_size_hint();
     let _worker = env.worker(numbers.clone()).await;
@@ -94,7 +95,7 @@ async fn strides_of_short_pages_become_long_and_stay_long_over_continue_as_new()
         .batch::<NumbersProcessor>(UpTo { n: 8_000 })
         .page_size(10)
         .max_parallelism(2)
-        .pages_per_run(30)
+        .pages_per_run(10)
         .stride(AutoStride::default());
     let handle = env.start(&batch).await;
     progress_shows(&handle, "the batch has continued as new", |p| p.runs > 1).await;

@@ -198,7 +198,7 @@ fn method(owner: &str, signature: &Signature) -> String {
         }
     }
     let kind = signature.asyncness.map_or("fn", |_| "async fn");
-    let inputs: Vec<String> = signature.inputs.iter().map(|input| text(input)).collect();
+    let inputs: Vec<String> = signature.inputs.iter().map(text).collect();
     let generics = text(&signature.generics);
     let bounds = text(&signature.generics.where_clause);
     let bounds = if bounds.is_empty() {

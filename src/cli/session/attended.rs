@@ -59,7 +59,7 @@ impl Session<'_> {
             return Ok(exit);
         }
         let slots = worker.max_pages;
-        let mut worker = Worker::new(&client, &self.batch.task_queue)
+        let mut worker = Worker::new(client, &self.batch.task_queue)
             .registry(worker.registry)
             .hooks(worker.hooks)
             .throttles(worker.throttles)
