@@ -353,8 +353,15 @@ fn an_unknown_batch_is_reported() {
         &["recover", "nobody"],
         &["failures", "nobody"],
         &["redrive", "nobody"],
+        &["verify", "nobody"],
+        &["ensure-complete", "nobody"],
     ] {
-        run(online(args)).refused(1, &["there is no batch \"nobody\""]);
+        let ended = run(online(args));
+        ended.refused(1, &["there is no batch \"nobody\""]);
+        // A hint names only flags that the command has.
+        let help = run(offline(&[args[0], "--help"])).out;
+        let advised = ended.err.contains("--processor");
+        assert!(!advised || help.contains("--processor"), "{}", ended.err);
     }
 }
 

@@ -18,6 +18,7 @@ on_each! {
     awkward_text_of_json_lines_arrives_unchanged,
     refused_records_are_dead_letters_and_the_others_arrive,
     an_existing_key_is_refused_skipped_or_updated,
+    a_table_whose_name_has_a_dot_and_a_quote_is_named_in_quotes,
     columns_are_chosen_and_renamed,
     an_import_that_cannot_work_is_refused_before_it_starts,
     json_keeps_every_digit_and_nested_values,
@@ -207,6 +208,19 @@ async fn columns_are_chosen_and_renamed(home: Home) {
         found,
         [[None, text("default")], [text("b"), text("default")]]
     );
+}
+
+async fn a_table_whose_name_has_a_dot_and_a_quote_is_named_in_quotes(home: Home) {
+    let mark = if home.is_mysql() { '`' } else { '"' };
+    let table = format!("{mark}my.t{mark}{mark}s{mark}");
+    home.run(&format!("CREATE TABLE {table} (id BIGINT NOT NULL)"))
+        .await;
+    let file = written(b"id\n1\n2\n");
+    let args = ImportArgs::new(CsvSource::new(&file.path), table.clone());
+    let run = home.imported(args).await;
+    assert_eq!(run.outcome, Outcome::Completed, "{:?}", run.reason);
+    let count = format!("SELECT CAST(count(*) AS CHAR(1)) FROM {table}");
+    assert_eq!(home.texts(&count).await, [[Some("2".to_owned())]]);
 }
 
 async fn an_import_that_cannot_work_is_refused_before_it_starts(home: Home) {

@@ -15,7 +15,7 @@ use crate::{
         },
         commands::verify::{Certificate, verify_known},
         dead_letters::{
-            known_batch::{args_of, known_to, no_such_batch},
+            known_batch::{args_of, known_to, no_such_batch_or_processor},
             repair::{FailedBatch, Repair},
         },
         exit::{CliError, CliResult, Exit},
@@ -221,7 +221,7 @@ impl EnsureCompleteArgs {
     async fn forgotten(&self, processors: &Processors) -> CliResult<BatchReport> {
         let id = &self.batch_id;
         let Some(name) = &self.processor else {
-            return Err(no_such_batch(id));
+            return Err(no_such_batch_or_processor(id));
         };
         let (args, _) = processors.check(name, self.args.clone(), None)?;
         let store = processors.letters(name, &args).await.map_err(|why| {

@@ -19,7 +19,7 @@ use crate::{
             values::{json_or_file, task_queue},
         },
         dead_letters::{
-            known_batch::{agree, args_of, known_to, no_such_batch},
+            known_batch::{agree, args_of, known_to, no_such_batch_or_processor},
             repair::{FailedBatch, MAX_REDRIVES, Repair, check_store},
             store::in_time,
         },
@@ -248,7 +248,7 @@ impl RedriveArgs {
         };
         let name = known.as_ref().map(|known| known.processor().to_owned());
         let Some(processor) = agree(&self.batch_id, name, given)? else {
-            return Err(no_such_batch(&self.batch_id));
+            return Err(no_such_batch_or_processor(&self.batch_id));
         };
         let queue = known.as_ref().map(|known| known.task_queue.clone());
         let args = match (&self.args, &known) {

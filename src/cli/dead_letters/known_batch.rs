@@ -35,12 +35,16 @@ pub(crate) fn agree(
     }
 }
 
-/// Returns the error for a batch that the server does not know, when no processor is named that may know more.
+/// Returns the error for a batch that the server does not know.
 pub(crate) fn no_such_batch(batch_id: &str) -> CliError {
     CliError::failure(format_args!(
         "there is no batch \"{batch_id}\" (see `list`)"
     ))
-    .hint("if the server has forgotten it, name its processor with --processor, which may still keep its dead letters")
+}
+
+/// Returns the error for a batch that the server does not know, when no processor is named that may know more.
+pub(crate) fn no_such_batch_or_processor(batch_id: &str) -> CliError {
+    no_such_batch(batch_id).hint("if the server has forgotten it, name its processor with --processor, which may still keep its dead letters")
 }
 
 /// Returns the latest report of a batch in a store. A batch of which the store knows nothing is refused.

@@ -7,10 +7,12 @@ use crate::{base::error::PageError, sql::LEDGER_TABLES_MISSING};
 #[non_exhaustive]
 pub enum InvalidImport {
     /// The name of the table is not of the form `table` or `schema.table`.
-    #[error("{given:?} is not the name of a table; write table or schema.table")]
+    #[error("`{given}` is not the name of a table: {reason}; write `table` or `schema.table`")]
     TableName {
         /// The given name.
         given: String,
+        /// The reason.
+        reason: &'static str,
     },
     /// The database has no such table.
     #[error("there is no table {table:?}")]

@@ -8,7 +8,10 @@ use sqlx::Row as _;
 use super::{InvalidImport, args::ColumnKind, mapping::Column};
 #[cfg(feature = "postgres")]
 use crate::sql::connection::pgbouncer::rows_of;
-use crate::{base::error::PageError, sql::Database};
+use crate::{
+    base::error::PageError,
+    sql::{Database, table::name::TableName},
+};
 
 /// Returns whether a column of this declared type is meant for bytes.
 #[cfg(feature = "sqlite")]
@@ -26,22 +29,13 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Reads `table` or `schema.table`.
+    /// Reads `table` or `schema.table`, with the same quotes as for every other table.
     pub fn parse(given: &str, database: &Database) -> Result<Self, InvalidImport> {
-        let invalid = || InvalidImport::TableName {
-            given: given.to_owned(),
-        };
-        let (schema, table) = match given.split_once('.') {
-            Some((schema, table)) => (Some(schema.to_owned()), table.to_owned()),
-            None => (None, given.to_owned()),
-        };
-        let parts = [schema.as_deref().unwrap_or("-"), &table];
-        let bad = |part: &str| {
-            part.is_empty() || part.contains('.') || part.chars().any(char::is_control)
-        };
-        if parts.into_iter().any(bad) {
-            return Err(invalid());
-        }
+        let TableName { schema, table } =
+            TableName::read(given).map_err(|reason| InvalidImport::TableName {
+                given: given.to_owned(),
+                reason,
+            })?;
         let mark = match database {
             #[cfg(feature = "mysql")]
             Database::MySql(_) => '`',

@@ -19,7 +19,7 @@ mod filter;
 mod high_water_mark;
 mod inspect;
 mod key;
-mod name;
+pub(super) mod name;
 mod plan;
 mod primary_key;
 mod row_bytes;

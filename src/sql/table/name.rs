@@ -4,34 +4,38 @@ use super::error::TableError;
 
 /// The name of a table, as it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TableName {
+pub(in crate::sql) struct TableName {
     pub schema: Option<String>,
     pub table: String,
 }
 
 impl TableName {
-    /// Reads `table` or `schema.table`. Either name is in double quotes or backticks if it has a dot or a quote in
-    /// it.
+    /// Reads a name like [`read`](Self::read), with the error of a table.
     pub fn parse(given: &str) -> Result<Self, TableError> {
-        let invalid = |reason| TableError::Name {
+        Self::read(given).map_err(|reason| TableError::Name {
             given: given.to_owned(),
             reason,
-        };
+        })
+    }
+
+    /// Reads `table` or `schema.table`. Either name is in double quotes or backticks if it has a dot or a quote in
+    /// it. An error is the reason why the text is not such a name.
+    pub fn read(given: &str) -> Result<Self, &'static str> {
         let mut names = Vec::new();
         let mut rest = given;
         loop {
-            let (name, after) = first_name(rest).map_err(invalid)?;
+            let (name, after) = first_name(rest)?;
             if name.is_empty() {
-                return Err(invalid("a name is empty"));
+                return Err("a name is empty");
             }
             if name.chars().any(char::is_control) {
-                return Err(invalid("a name has a control character in it"));
+                return Err("a name has a control character in it");
             }
             names.push(name);
             match after.strip_prefix('.') {
                 Some(after) => rest = after,
                 None if after.is_empty() => break,
-                None => return Err(invalid("there is something after the closing quote")),
+                None => return Err("there is something after the closing quote"),
             }
         }
         let mut names = names.into_iter();
@@ -44,10 +48,10 @@ impl TableName {
                 schema: Some(schema),
                 table,
             }),
-            _ => Err(invalid(
+            _ => Err(
                 "only a table, or a schema and a table, can be named; a name with a dot in it goes in \
                  double quotes",
-            )),
+            ),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
             values::json_or_file,
         },
         dead_letters::{
-            known_batch::{agree, args_of, known_to, no_such_batch},
+            known_batch::{agree, args_of, known_to, no_such_batch_or_processor},
             letters::Letters,
             repair::{FailedBatch, check_store},
             store::StoreError,
@@ -166,7 +166,7 @@ impl FailuresArgs {
     async fn forgotten(&self, processors: &Processors) -> CliResult<Failures> {
         let id = &self.batch_id;
         let Some(name) = &self.processor else {
-            return Err(no_such_batch(id));
+            return Err(no_such_batch_or_processor(id));
         };
         let args = processors.check(name, self.args.clone(), None);
         let args = args.map(|(args, _)| args);
