@@ -36,9 +36,14 @@
 //!     async fn process(&self, ctx: &PageContext<Self>, users: Vec<FileRecord<User>>) -> Result<PageReport, PageError> {
 //!         let mut report = PageReport::all_processed();
 //!         for (position, record) in users.into_iter().enumerate() {
-//!             // A record that is not a `User` is given up, and the page continues. let Some(user) =
-//!             record.or_fail(position, &mut report) else { continue }; let key = ctx.item_key(user.id); // the API
-//!             knows by it what it has done already println!("POST /invitations {} {key}", user.email); } Ok(report) }
+//!             // A record that is not a `User` is given up, and the page continues.
+//!             let Some(user) = record.or_fail(position, &mut report) else { continue };
+//!             // By this key the API knows what it has done already.
+//!             let key = ctx.item_key(user.id);
+//!             println!("POST /invitations {} {key}", user.email);
+//!         }
+//!         Ok(report)
+//!     }
 //!
 //!     async fn skip_ahead(&self, ctx: &PageContext<Self>, pages: u32) -> Result<SkipAhead<FilePosition>, PageError> {
 //!         ctx.args().skip_ahead(ctx, pages).await

@@ -57,7 +57,10 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// use std::time::Duration;
-/// use temporal_batch::testing::{Request, Simulator};
+/// use temporal_batch::{
+///     settings::Settings,
+///     testing::{Request, Simulator},
+/// };
 ///
 /// let batch = Batch::of::<Greet>("greet-all", ()).page_size(10);
 /// let run = Simulator::new().lose_worker_every(3).run(&Greet, &batch).await.unwrap();
