@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use temporalio_client::{WorkflowExecutionDescription, WorkflowIdReusePolicy};
 use temporalio_common::{HasWorkflowDefinition, Memo};
 
@@ -156,14 +157,23 @@ impl BatchClient {
         continuation: &Continuation,
     ) -> Result<BatchHandle, StartError> {
         continuation.validate()?;
+        self.continue_with(continuation).await
+    }
+
+    fn continue_with<'a>(
+        &'a self,
+        continuation: &'a Continuation,
+    ) -> BoxFuture<'a, Result<BatchHandle, StartError>> {
         let reason = continuation.reason.clone();
-        self.go_on(&continuation.batch_id, reason, continuation)
-            .await
+        Box::pin(self.go_on(&continuation.batch_id, reason, continuation))
     }
 
     /// Continues the batch with the limits of `batch`.
-    pub(super) async fn continue_as(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
-        self.go_on(batch.id(), None, batch).await
+    pub(super) fn continue_as<'a>(
+        &'a self,
+        batch: &'a Batch,
+    ) -> BoxFuture<'a, Result<BatchHandle, StartError>> {
+        Box::pin(async move { self.go_on(batch.id(), None, batch).await })
     }
 
     async fn go_on(
