@@ -168,7 +168,8 @@ pub mod client {
     };
 }
 
-/// Errors of settings, registrations and requests. Those of a database are in [`sql`], those of files in [`files`].
+/// Errors of settings, registrations and requests. Modules with one subject ([`sql`], [`files`], [`testing`] and the
+/// servers) have their own.
 pub mod errors {
     #[cfg(feature = "temporal")]
     pub use crate::engine::{

@@ -99,11 +99,11 @@ pub struct SimulatedRun {
     pub items: ItemCounts,
     /// Failed attempts that were followed by another.
     pub retries: u64,
-    /// Pages that were given up.
+    /// Pages that were given up. Items that were given up are in the [report](Self::report).
     pub failed: Vec<PageFailure>,
     /// The number of workers that were lost.
     pub lost_workers: u64,
-    /// Strides that ended early because they were told to.
+    /// Strides that ended early because the batch told them to: at a pause, a continue-as-new or a new limit.
     pub told_to_stop: u64,
     /// The virtual time from start to end.
     pub duration: Duration,
@@ -163,14 +163,15 @@ impl Simulator {
 /// # Faults
 impl Simulator {
     /// Loses the worker of every nth stride after its work is done and before it is reported. The stride then runs
-    /// again, or is given up in [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce). Like all interruptions, this
-    /// happens at most 200 times.
+    /// again, or is given up in [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce). Like all
+    /// interruptions, this happens at most 200 times: otherwise a batch with unlucky intervals would never end.
     pub fn lose_worker_every(mut self, strides: u64) -> Self {
         self.faults.lose_every = Some(strides.max(1));
         self
     }
 
-    /// Delivers every announcement twice.
+    /// Delivers every announcement twice. An announcement tells the controller where the next stride starts; a real
+    /// server may deliver it again.
     pub fn duplicate_announcements(mut self) -> Self {
         self.faults.duplicate_announcements = true;
         self
@@ -190,7 +191,8 @@ impl Simulator {
     }
 
     /// Pauses the batch at once while every nth page is in `process`, after this much real time, and resumes it when its
-    /// stride has ended. `pages` is at least 2. A page that finishes earlier is not interrupted.
+    /// stride has ended. `pages` is at least 2. A page that finishes earlier is not interrupted. Because of the real time,
+    /// two simulations with this fault may differ.
     pub fn pause_now_every(mut self, pages: u64, after: Duration) -> Self {
         self.faults.pause_now = Some((pages.max(2), after));
         self
