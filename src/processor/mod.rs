@@ -74,8 +74,8 @@ use crate::{
 /// error after it was notified, uses up no attempt and runs again when the batch continues. The transaction of
 /// a page dropped in `process` is not applied. A page that returned a [`PageReport`] is finished.
 ///
-/// With [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce) a pause at once lets `process` finish without
-/// notifying it. An error after a cancellation counts like any other, because the page must not run again.
+/// With [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce) a pause at once does not interrupt `process`:
+/// the engine lets it finish and does not notify it. An error after a cancellation counts like any other, because the page must not run again.
 ///
 /// Processors need not heartbeat: the engine does so in the background.
 ///

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use governor::clock::Clock;
 
+use super::world::lock;
 use crate::base::time::Timestamp;
 
 /// A clock that stands still until it is advanced, and that wakes the waits which are then over. Clones show the same
@@ -93,7 +94,7 @@ impl VirtualClock {
     }
 
     fn times(&self) -> MutexGuard<'_, Times> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

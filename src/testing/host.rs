@@ -1,7 +1,7 @@
 //! The environment of a stride in a simulation, and its attempts.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{
     clock::VirtualClock,
     faults::{lost, unless_lost},
-    world::{Slot, World},
+    world::{Slot, World, lock},
 };
 use crate::{
     batch::retry::RetryMode,
@@ -156,8 +156,7 @@ impl SimulatedHost {
     }
 
     fn last_sign(&self) -> StrideReport {
-        let checkpoint = self.checkpoint.lock();
-        checkpoint.unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.checkpoint).clone()
     }
 
     fn elapsed(&self) -> Duration {
@@ -330,8 +329,7 @@ impl StrideHost for SimulatedHost {
 
     fn checkpoint(&self, report: &StrideReport) {
         self.slot.pages.store(report.pages, Ordering::Relaxed);
-        let checkpoint = self.checkpoint.lock();
-        *checkpoint.unwrap_or_else(PoisonError::into_inner) = report.clone();
+        *lock(&self.checkpoint) = report.clone();
     }
 
     fn stop_signal(&self) -> watch::Receiver<StopSignal> {

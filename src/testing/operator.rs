@@ -80,9 +80,9 @@ impl Request {
 /// The time of a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum When {
-    /// After this virtual time.
+    /// The request is due after this virtual time.
     At(Duration),
-    /// After this number of finished pages.
+    /// The request is due after this number of finished pages.
     AfterPages(u64),
 }
 

@@ -6,16 +6,10 @@ use super::{simulation::Simulation, throttles::Throttling};
 use crate::{
     base::{error::PageError, time::Timestamp},
     batch::validate::InvalidBatch,
-    decisions::{
-        pacing::{Openings, openings},
-        scheduler::Ending,
-    },
+    decisions::{pacing::Openings, scheduler::Ending},
     processor::stop_signal::Interruption,
-    progress::{
-        check::{Check, Checked},
-        phase::Outcome,
-    },
-    protocol::{CheckOrder, PrepareInput, Prepared, ThrottleNews, WaitNews, WaitsFor},
+    progress::check::{Check, Checked},
+    protocol::{CheckOrder, ThrottleNews, WaitNews, WaitsFor},
     stride::registry::{NotPrepared, Refused},
 };
 
@@ -24,8 +18,6 @@ const MOST_PREPARATIONS: u32 = 100;
 /// The wait before the second attempt at a call. It doubles, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Number of window openings that are computed at a time.
-const OPENINGS: usize = 50;
 
 /// A call that is repeated while it fails.
 #[derive(Default)]
@@ -46,7 +38,7 @@ impl Simulation<'_> {
     /// Completes the arguments, as a batch does before its first page. Returns the end of the batch, if it ended
     /// meanwhile.
     pub(super) async fn prepare(&mut self) -> Result<Option<Ending>, InvalidBatch> {
-        let input = self.prepare_input();
+        let input = self.world.state().prepare_input();
         let mut attempts = 0;
         let prepared = loop {
             match self.processor.prepare(&input).await {
@@ -68,29 +60,9 @@ impl Simulation<'_> {
         let names = self.world.state().pacing.throttles().to_vec();
         let now = self.world.clock.timestamp();
         self.throttling = Throttling::of(&self.throttles, &names, now)?;
-        self.begin_prepared(prepared)?;
+        let accepted = self.world.state().accept(prepared);
+        accepted.map_err(|unknown| not_prepared(&unknown))?;
         Ok(None)
-    }
-
-    fn prepare_input(&self) -> PrepareInput {
-        let state = self.world.state();
-        let spec = &state.input.spec;
-        PrepareInput {
-            processor: spec.processor.clone(),
-            args: spec.args.clone(),
-            first_cursor: spec.first_cursor.clone(),
-            redrive: false,
-            hooks: spec.hooks.clone(),
-            throttles: spec.pace.throttles.clone(),
-            batch_id: spec.batch_id.clone(),
-            batch_run: state.input.batch_run.clone(),
-            partitioned: false,
-        }
-    }
-
-    fn begin_prepared(&self, prepared: Prepared) -> Result<(), InvalidBatch> {
-        let begun = self.world.state().accept(prepared);
-        begun.map_err(|unknown| not_prepared(&unknown))
     }
 
     /// Makes the calls that are due.
@@ -109,8 +81,8 @@ impl Simulation<'_> {
         }
         let windows = self.world.state().windows_to_work_out();
         if let Some(order) = windows {
-            let found = openings(&order.windows, order.from, OPENINGS);
-            self.world.state().pacing.opened(Openings::new(found), now);
+            let found = Openings::of(&order.windows, order.from);
+            self.world.state().pacing.opened(found, now);
         }
         self.combine(false);
         self.check_stage(now).await;
@@ -125,14 +97,8 @@ impl Simulation<'_> {
             };
             let parts = order.parts.len();
             let combined = self.processor.combine(order);
-            let mut state = self.world.state();
-            let Some(fold) = state.work.chain.fold_mut() else {
-                return;
-            };
-            match combined {
-                Ok(one) => fold.combined(parts, one),
-                Err(error) => fold.fail(error.to_string()),
-            }
+            let combined = combined.map_err(|error| error.to_string());
+            self.world.state().combined(parts, combined);
         }
     }
 
@@ -216,13 +182,7 @@ impl Simulation<'_> {
             let now = self.world.clock.timestamp();
             let mut state = self.world.state();
             state.now = now;
-            let late = state.deadline.filter(|deadline| *deadline <= now);
-            let late = late.map(|_| Ending {
-                outcome: Outcome::Stopped,
-                reason: Some("the deadline is over".to_owned()),
-            });
-            let told = state.told_to_end().filter(|_| !known);
-            if let Some(ending) = told.or(late) {
+            if let Some(ending) = state.ends_early(known, state.deadline) {
                 return Some(ending);
             }
             if now >= until {

@@ -344,20 +344,20 @@ fn ports_in_use_are_named() {
 #[test]
 fn an_unknown_batch_is_reported() {
     for args in [
-        &["status", "nobody"][..],
-        &["watch", "nobody"],
-        &["pause", "nobody"],
-        &["resume", "nobody"],
-        &["set", "nobody", "--max-parallelism", "1"],
-        &["cancel", "nobody"],
-        &["recover", "nobody"],
-        &["failures", "nobody"],
-        &["redrive", "nobody"],
-        &["verify", "nobody"],
-        &["ensure-complete", "nobody"],
+        &["status", "no-such-batch"][..],
+        &["watch", "no-such-batch"],
+        &["pause", "no-such-batch"],
+        &["resume", "no-such-batch"],
+        &["set", "no-such-batch", "--max-parallelism", "1"],
+        &["cancel", "no-such-batch"],
+        &["recover", "no-such-batch"],
+        &["failures", "no-such-batch"],
+        &["redrive", "no-such-batch"],
+        &["verify", "no-such-batch"],
+        &["ensure-complete", "no-such-batch"],
     ] {
         let ended = run(online(args));
-        ended.refused(1, &["there is no batch \"nobody\""]);
+        ended.refused(1, &["there is no batch \"no-such-batch\""]);
         // A hint names only flags that the command has.
         let help = run(offline(&[args[0], "--help"])).out;
         let advised = ended.err.contains("--processor");

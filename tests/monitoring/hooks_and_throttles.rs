@@ -14,8 +14,8 @@ use crate::{
     dashboard,
     metric_names::metrics_in,
     prometheus::Prometheus,
-    scraped_batch::{WITHOUT_DATA, has_data, queried},
-    support::{TestEnv, wait_for_ok},
+    scraped_batch::{WITHOUT_DATA, queried},
+    support::TestEnv,
 };
 
 /// A processor with endless pages: the batch runs until it is cancelled.
@@ -93,24 +93,14 @@ async fn hooks_and_throttles_have_metrics_and_a_healthy_batch_raises_no_alert() 
             if !metrics_in(&expression).iter().any(of_this_test) {
                 continue;
             }
-            wait_for_ok(&expression, || {
-                let result = prometheus.query(&queried(&expression))?;
-                let no_data = || format!("no data: {result:?}");
-                has_data(&result).then_some(()).ok_or_else(no_data)
-            });
+            prometheus.wait_for_data(&expression, &queried(&expression));
         }
         for (name, metric, label) in dashboard::variables() {
             let values = prometheus.label_values(&metric, &label).unwrap();
             assert_eq!(values.len(), 1, "values for {name}: {values:?}");
         }
-        let rules = wait_for_ok("each alert is evaluated", || {
-            let rules = prometheus.rules()?;
-            let evaluated = rules.iter().all(|rule| rule["health"] == "ok");
-            let not_yet = || "not yet".to_owned();
-            evaluated.then_some(rules).ok_or_else(not_yet)
-        });
         // The rate holds the batch, which is no reason for an alert.
-        for rule in rules {
+        for rule in prometheus.evaluated_rules() {
             assert_eq!(rule["state"], "inactive", "{rule}");
         }
     });

@@ -12,7 +12,7 @@ use url::form_urlencoded::byte_serialize;
 
 use crate::{
     file,
-    support::{command::LIMIT, servers::skip},
+    support::{command::LIMIT, servers::skip, wait_for_ok},
     worker::request,
 };
 
@@ -152,6 +152,37 @@ impl Prometheus {
         let groups = data["groups"].as_array().cloned().unwrap_or_default();
         let rules = groups.iter().filter_map(|group| group["rules"].as_array());
         Ok(rules.flatten().cloned().collect())
+    }
+
+    /// Waits until a query has a result that is a number. A quantile of an empty histogram is not.
+    pub fn wait_for_data(&self, what: &str, query: &str) {
+        let is_number = |sample: &Value| {
+            sample["value"][1]
+                .as_str()
+                .is_some_and(|value| value != "NaN")
+        };
+        wait_for_ok(what, || {
+            let result = self.query(query)?;
+            let no_data = || format!("no data: {result:?}");
+            result
+                .iter()
+                .any(is_number)
+                .then_some(())
+                .ok_or_else(no_data)
+        });
+    }
+
+    /// Waits until every alert was evaluated, and returns all of them.
+    pub fn evaluated_rules(&self) -> Vec<Value> {
+        let rules = wait_for_ok("each alert is evaluated", || {
+            let rules = self.rules()?;
+            match rules.iter().find(|rule| rule["health"] != "ok") {
+                Some(rule) => Err(rule.to_string()),
+                None => Ok(rules),
+            }
+        });
+        assert!(!rules.is_empty());
+        rules
     }
 
     fn ask(&self, method: &str, path: &str, body: &str) -> Result<Value, String> {

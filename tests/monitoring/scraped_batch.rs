@@ -1,7 +1,5 @@
 //! A running batch, scraped by a real Prometheus.
 
-use serde_json::Value;
-
 use crate::{
     dashboard,
     metric_names::metrics_in,
@@ -32,13 +30,6 @@ pub const WITHOUT_DATA: &[(&str, &str)] = &[
 
 fn is_expected(metric: &str) -> bool {
     !WITHOUT_DATA.iter().any(|(name, _)| *name == metric)
-}
-
-/// Whether a sample is a number. A quantile of an empty histogram is not.
-pub fn has_data(result: &[Value]) -> bool {
-    result
-        .iter()
-        .any(|sample| sample["value"][1].as_str().is_some_and(|v| v != "NaN"))
 }
 
 /// An expression as Grafana sends it.
@@ -93,14 +84,10 @@ fn dashboard_has_data(prometheus: &Prometheus) {
     for expression in dashboard::expressions() {
         let expected = metrics_in(&expression).iter().all(|m| is_expected(m));
         let query = queried(&expression);
-        wait_for_ok(&expression, || {
-            let result = prometheus.query(&query)?;
-            if has_data(&result) || !expected {
-                Ok(())
-            } else {
-                Err(format!("no data: {result:?}"))
-            }
-        });
+        match expected {
+            true => prometheus.wait_for_data(&expression, &query),
+            false => wait_for_ok(&expression, || prometheus.query(&query).map(drop)),
+        }
     }
     for (name, metric, label) in dashboard::variables() {
         if is_expected(&metric) {
@@ -111,25 +98,12 @@ fn dashboard_has_data(prometheus: &Prometheus) {
 }
 
 fn alerts_are_evaluated(prometheus: &Prometheus) {
-    let rules = wait_for_ok("each alert is evaluated", || {
-        let rules = prometheus.rules()?;
-        match rules.iter().find(|rule| rule["health"] != "ok") {
-            Some(rule) => Err(rule.to_string()),
-            None => Ok(rules),
-        }
-    });
-    assert!(!rules.is_empty());
-    for rule in rules {
+    for rule in prometheus.evaluated_rules() {
         let (name, expression) = (&rule["name"], rule["query"].as_str().unwrap());
         let metrics = metrics_in(expression);
         assert!(!metrics.is_empty(), "{name}: {expression}");
         for metric in metrics.iter().filter(|metric| is_expected(metric)) {
-            wait_for_ok(&format!("{name} is about {metric}"), || {
-                let result = prometheus.query(metric)?;
-                has_data(&result)
-                    .then_some(())
-                    .ok_or_else(|| "no data".to_owned())
-            });
+            prometheus.wait_for_data(&format!("{name} is about {metric}"), metric);
         }
         assert_eq!(rule["state"], "inactive", "{rule}");
     }

@@ -99,7 +99,7 @@ impl SourceTree {
     /// item of another crate.
     pub fn resolve(&self, module: &[String], path: &[String]) -> Option<(ModulePath, String)> {
         let (first, rest) = path.split_first()?;
-        if let Some((second, further)) = rest.split_first() {
+        if !rest.is_empty() {
             let start = match first.as_str() {
                 "crate" => vec![],
                 "self" => module.to_vec(),
@@ -124,12 +124,7 @@ impl SourceTree {
                     }
                 }
             };
-            let mut inner = vec!["self".to_owned(), second.clone()];
-            inner.extend_from_slice(further);
-            if further.is_empty() {
-                return self.resolve(&start, std::slice::from_ref(second));
-            }
-            return self.resolve(&start, &inner[1..]);
+            return self.resolve(&start, rest);
         }
         if self.defined(module, first).is_some() {
             return Some((module.to_vec(), first.clone()));

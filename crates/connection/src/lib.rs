@@ -2,7 +2,7 @@
 //!
 //! The SDK's client of every call of the Temporal API is compiled in the crate that polls the future of a connection.
 //! These functions poll it here, so that neither `temporal-batch` nor a program of its users compiles that code again.
-//! It makes up a quarter of what the engine would otherwise compile.
+//! The client makes up a quarter of the code that the engine would otherwise compile.
 
 use futures::future::BoxFuture;
 use temporalio_client::{

@@ -53,8 +53,8 @@ pub(crate) enum Blame {
 /// | that it accepts no writes | `ReadOnlyDatabase` | treated as `environment` |
 /// | that the statement, the schema or a grant is wrong | `SqlStatement` | treated as `environment`, because every page is affected |
 ///
-/// In [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce) a page is never tried again, whatever error its
-/// `process` returned.
+/// In [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce) the engine never tries a page again once
+/// its `process` has returned an error of any kind.
 ///
 /// `docs/errors.md` lists the codes of each type. It also says what happens when the same page keeps failing
 /// while others finish.
@@ -92,7 +92,7 @@ pub struct PageError {
 enum Retry {
     Backoff,
     After(Duration),
-    /// After the backoff, without using up an attempt.
+    /// The page is tried again after the backoff, and uses up no attempt.
     Environment,
     Never,
 }

@@ -17,7 +17,7 @@ mod throughput;
 
 pub(crate) use advice::{Terms, advice, fitting_page};
 pub(crate) use credit::{Credit, Earned, RateUse};
-pub(crate) use openings::{Openings, openings};
+pub(crate) use openings::Openings;
 pub(crate) use pace::{PaceNow, Pacing};
 pub(crate) use page_size::{PageSample, PageSizer};
 pub(crate) use parallelism::{PaceSample, ParallelismTuner};

@@ -9,27 +9,24 @@ use crate::{
     batch::pace_settings::window::{Opening, Window},
 };
 
+/// Number of openings that are worked out at a time.
+#[cfg(feature = "time-zones")]
+const COUNT: usize = 50;
+
 /// The numbers of days ahead within which openings are searched. The shorter searches are enough for most windows.
+#[cfg(feature = "time-zones")]
 const AHEAD: [u32; 3] = [10, 60, 366];
 
+#[cfg(feature = "time-zones")]
 const DAY_LENGTH: Duration = Duration::from_secs(86_400);
-
-#[cfg(not(feature = "time-zones"))]
-pub(crate) fn openings(_: &[Window], _: Timestamp, _: usize) -> Vec<Opening> {
-    // Windows are refused before a batch begins.
-    Vec::new()
-}
 
 /// Returns the next openings of several windows combined, in order and without overlap: the first `count` that close
 /// after `from`. The first opening may have begun already. Its beginning is then given as far as two days back. The
 /// search covers about a year: an opening that lasts longer is reported to close then.
 ///
-/// Only an activity may call this function. Time zone rules change from one deployment to the next, so workflow code
-/// could get a different result in a replay. Workflow code keeps [`Openings`] instead.
-///
 /// A window with an unknown time zone adds no openings. [`Window::validate`] reports it.
 #[cfg(feature = "time-zones")]
-pub(crate) fn openings(windows: &[Window], from: Timestamp, count: usize) -> Vec<Opening> {
+fn openings(windows: &[Window], from: Timestamp, count: usize) -> Vec<Opening> {
     let mut found = Vec::new();
     for days in AHEAD {
         let all = windows.iter().flat_map(|w| w.openings(from, days));
@@ -68,7 +65,22 @@ fn merged(mut all: Vec<Opening>) -> Vec<Opening> {
 pub(crate) struct Openings(Vec<Opening>);
 
 impl Openings {
-    /// Takes the result of [`openings`].
+    /// Works out the next 50 openings of several windows that close after `from`.
+    ///
+    /// Only an activity may call this function. Time zone rules change from one deployment to the next, so workflow code
+    /// could get a different result in a replay. Workflow code keeps the result instead.
+    #[cfg(feature = "time-zones")]
+    pub fn of(windows: &[Window], from: Timestamp) -> Self {
+        Self(openings(windows, from, COUNT))
+    }
+
+    /// Returns no openings: in a build without time zones, windows are refused before a batch begins.
+    #[cfg(not(feature = "time-zones"))]
+    pub fn of(_: &[Window], _: Timestamp) -> Self {
+        Self::default()
+    }
+
+    #[cfg(test)]
     pub fn new(openings: Vec<Opening>) -> Self {
         Self(openings)
     }

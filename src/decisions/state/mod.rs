@@ -55,7 +55,7 @@ use crate::{
         check::Checked,
         phase::Phase,
     },
-    protocol::{Controls, Prepared, WaitNews},
+    protocol::{Controls, PrepareInput, Prepared, WaitNews},
 };
 use publish::Published;
 use stages::UnknownSize;
@@ -170,6 +170,22 @@ impl<W: Work> BatchState<W> {
             self.audit.begin(now, begun.action, &begun.given);
         }
         first
+    }
+
+    /// Returns the question to a worker about the processor.
+    pub(crate) fn prepare_input(&self) -> PrepareInput {
+        let spec = &self.input.spec;
+        PrepareInput {
+            processor: spec.processor.clone(),
+            args: spec.args.clone(),
+            first_cursor: spec.first_cursor.clone(),
+            redrive: spec.redrive_of.is_some(),
+            hooks: spec.hooks.clone(),
+            throttles: spec.pace.throttles.clone(),
+            batch_id: spec.batch_id.clone(),
+            batch_run: self.input.batch_run.clone(),
+            partitioned: spec.partitioned,
+        }
     }
 
     /// Takes what the processor said about the batch.

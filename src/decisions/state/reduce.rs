@@ -2,6 +2,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use serde_json::Value;
+
 use crate::{
     decisions::state::{BatchState, work::Work},
     processor::reducer::Plan,
@@ -21,5 +23,16 @@ impl<W: Work> BatchState<W> {
             args: self.args().clone(),
             parts: parts.to_vec(),
         })
+    }
+
+    /// Takes the combined value of the oldest parts, or the reason why there is none.
+    pub(crate) fn combined(&mut self, parts: usize, combined: Result<Value, String>) {
+        let Some(fold) = self.work.fold_mut() else {
+            return;
+        };
+        match combined {
+            Ok(part) => fold.combined(parts, part),
+            Err(reason) => fold.fail(reason),
+        }
     }
 }

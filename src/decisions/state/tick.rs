@@ -40,6 +40,18 @@ impl<W: Work> BatchState<W> {
         Some(Ending { outcome, reason })
     }
 
+    /// Returns the end of a batch that is told to end during side work, or whose time is over `until` then. A batch that
+    /// was told before the work began, so that `known` is set, is bounded only by the time.
+    pub(crate) fn ends_early(&self, known: bool, until: Option<Timestamp>) -> Option<Ending> {
+        let told = self.told_to_end().filter(|_| !known);
+        told.or_else(|| {
+            until.filter(|until| *until <= self.now).map(|_| Ending {
+                outcome: Outcome::Stopped,
+                reason: Some("the deadline is over".to_owned()),
+            })
+        })
+    }
+
     /// Records that the batch is ending, and returns its report for the hooks.
     pub(crate) fn begin_to_end(&mut self, ending: &Ending) -> BatchReport {
         self.closing = Some(Phase::Finishing);

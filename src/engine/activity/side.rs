@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     base::error::{MAX_MESSAGE_CHARS, PageError, truncate},
-    decisions::pacing::{Openings, openings},
+    decisions::pacing::Openings,
     engine::controller::{
         CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity,
         PartitionsActivity, PrepareActivity, SplitActivity, ThrottleActivity, UnlockActivity,
@@ -44,9 +44,6 @@ const CHECK_GRACE: Duration = Duration::from_secs(5);
 /// Number of workers that are asked for a processor before the batch reports that it waits for one. Two
 /// programs may share a queue.
 const ASKED_OFTEN: u32 = 4;
-
-/// Number of window openings that are computed at a time.
-const OPENINGS: usize = 50;
 
 /// The activities other than strides, with their dependencies.
 pub(crate) struct SideActivities {
@@ -336,8 +333,7 @@ impl SideActivities {
             let known = window.validate();
             known.map_err(|unknown| retry(unknown, UNKNOWN_WINDOW))?;
         }
-        let found = openings(&order.windows, order.from, OPENINGS);
-        Ok(Openings::new(found))
+        Ok(Openings::of(&order.windows, order.from))
     }
 
     /// Takes a named lock for a batch, waiting for it if the order says so.

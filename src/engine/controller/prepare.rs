@@ -20,7 +20,7 @@ use crate::{
     decisions::scheduler::Ending,
     processor::settings::HEARTBEAT_TIMEOUT,
     progress::phase::Outcome,
-    protocol::{self, PrepareInput, large_args::carried},
+    protocol::{self, large_args::carried},
 };
 
 /// The longest time for a processor to complete its arguments in one attempt, which may have to wait for older
@@ -34,17 +34,7 @@ pub(super) async fn prepare<W: BatchWorkflow>(
     if ctx.batch(|s| s.prepared.is_some()) {
         return Ok(None);
     }
-    let input = ctx.batch(|s| PrepareInput {
-        processor: s.input.spec.processor.clone(),
-        args: s.input.spec.args.clone(),
-        first_cursor: s.input.spec.first_cursor.clone(),
-        redrive: s.input.spec.redrive_of.is_some(),
-        hooks: s.input.spec.hooks.clone(),
-        throttles: s.input.spec.pace.throttles.clone(),
-        batch_id: s.input.spec.batch_id.clone(),
-        batch_run: s.input.batch_run.clone(),
-        partitioned: s.input.spec.partitioned,
-    });
+    let input = ctx.batch(|s| s.prepare_input());
     let retry = TemporalRetryPolicy::builder()
         .initial_interval(Duration::from_secs(1))
         .maximum_interval(Duration::from_secs(60))

@@ -17,10 +17,7 @@ use super::{
     wait::in_time,
     workflow::{BatchContext, BatchWorkflow, now},
 };
-use crate::{
-    decisions::{scheduler::Ending, state::work::Work},
-    protocol::COMBINE_TIMED_OUT,
-};
+use crate::{decisions::scheduler::Ending, protocol::COMBINE_TIMED_OUT};
 
 /// The timeout of one attempt to combine. A worker ends its attempt earlier, unless the worker is lost.
 const COMBINE_TIMEOUT: Duration = Duration::from_secs(14);
@@ -59,21 +56,14 @@ pub(super) fn combine<W: BatchWorkflow>(
             ctx.timer(wait.cancellation_token(own).build()).await;
             return Ok(());
         }
-        ctx.batch_mut(|s| {
-            let Some(fold) = s.work.fold_mut() else {
-                return;
-            };
-            match combined {
-                Ok(combined) => fold.combined(parts, combined.part),
-                Err(error) if error.as_timeout().is_some() => fold.fail(format!(
-                    "{COMBINE_TIMED_OUT}: every worker that combined was lost"
-                )),
-                Err(error) => {
-                    let (error_type, message) = describe(&error);
-                    fold.fail(format!("{error_type}: {message}"));
-                }
+        let combined = combined.map(|combined| combined.part).map_err(|error| {
+            if error.as_timeout().is_some() {
+                return format!("{COMBINE_TIMED_OUT}: every worker that combined was lost");
             }
+            let (error_type, message) = describe(&error);
+            format!("{error_type}: {message}")
         });
+        ctx.batch_mut(|s| s.combined(parts, combined));
         Ok(())
     }))
 }

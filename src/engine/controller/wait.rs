@@ -15,7 +15,6 @@ use super::{
 use crate::{
     base::time::{Timestamp, earliest},
     decisions::scheduler::Ending,
-    progress::phase::Outcome,
 };
 
 /// Waits until one of the `others` is ready, the state has changed, or the workflow is cancelled. The others are
@@ -80,12 +79,7 @@ pub(super) async fn in_time<T, W: BatchWorkflow>(
             alarm.off();
             return Ok(done);
         }
-        let late = until.filter(|until| *until <= now).map(|_| Ending {
-            outcome: Outcome::Stopped,
-            reason: Some("the deadline is over".to_owned()),
-        });
-        let told = ctx.batch(|s| s.told_to_end()).filter(|_| !known);
-        if let Some(ending) = told.or(late) {
+        if let Some(ending) = ctx.batch(|s| s.ends_early(known, until)) {
             own.cancel();
             return Err(ending);
         }

@@ -7,10 +7,9 @@ use crate::{
     base::error::PageError,
     page::token::PageToken,
     processor::store::page_ledger::StrideTotals,
-    progress::ItemCounts,
     sql::{
         backend::{Backend, dialect::Dialect, value::Fields},
-        ledger::{SqlLedger, failed},
+        ledger::{SqlLedger, failed, stride_table::totals},
     },
 };
 
@@ -66,16 +65,7 @@ fn kept<DB: Dialect>(row: &DB::Row) -> Result<KeptStride, sqlx::Error> {
         applied_to: fields.token()?,
         end: fields.token()?,
         ends_data: fields.flag()?,
-        totals: StrideTotals {
-            pages: fields.count()?,
-            pages_failed: fields.count()?,
-            items: ItemCounts {
-                processed: fields.count()?,
-                changed: fields.count()?,
-                skipped: fields.count()?,
-                failed: fields.count()?,
-            },
-        },
+        totals: totals(&mut fields)?,
     })
 }
 
@@ -241,6 +231,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::progress::ItemCounts;
 
     fn token(n: u64) -> PageToken {
         PageToken::encode(&n).unwrap()

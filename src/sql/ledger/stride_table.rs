@@ -153,16 +153,7 @@ impl StrideTable {
             applied_to: fields.token()?,
             end: fields.token()?,
             ends_data: fields.flag()?,
-            totals: StrideTotals {
-                pages: fields.count()?,
-                pages_failed: fields.count()?,
-                items: ItemCounts {
-                    processed: fields.count()?,
-                    changed: fields.count()?,
-                    skipped: fields.count()?,
-                    failed: fields.count()?,
-                },
-            },
+            totals: totals(&mut fields)?,
         }))
     }
 
@@ -353,4 +344,18 @@ impl StrideTable {
         );
         DB::execute(connection, delete, vec![batch_run.into(), last.into()]).await
     }
+}
+
+/// Reads the totals of a stride from the next six columns.
+pub(super) fn totals<DB: Dialect>(fields: &mut Fields<DB>) -> Result<StrideTotals, sqlx::Error> {
+    Ok(StrideTotals {
+        pages: fields.count()?,
+        pages_failed: fields.count()?,
+        items: ItemCounts {
+            processed: fields.count()?,
+            changed: fields.count()?,
+            skipped: fields.count()?,
+            failed: fields.count()?,
+        },
+    })
 }

@@ -186,8 +186,8 @@ impl TableError {
 
 impl TableError {
     /// Returns the error of a table that has become invalid since the batch began, because it was renamed or altered.
-    /// It concerns every page and is cured by another change, so no page is given up. The database would report the
-    /// same for a statement.
+    /// The error concerns every page, and another change of the table cures it, so the batch gives up no page. A
+    /// statement on such a table gets an error of the same kind from the database.
     pub(crate) fn since_the_start(error: PageError) -> PageError {
         if error.is_retryable() {
             return error;

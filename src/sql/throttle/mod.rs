@@ -57,8 +57,8 @@ use user_query::{NotOneNumber, UserQuery};
 /// Give the throttle a pool of its own with one or two connections, so that it does not wait for the batch, and an
 /// `application_name` that begins with `temporal-batch`. The role must be a member of `pg_monitor`, unless only
 /// [`max_wal_rate`](PostgresThrottleBuilder::max_wal_rate) and [`query`](PostgresThrottleBuilder::query) are used.
-/// Without that membership, PostgreSQL hides the sessions of other users, and each call fails with an error that says
-/// so.
+/// PostgreSQL hides the sessions of other users from a role that is not a member. Each call of the throttle then fails
+/// with an error that names the missing membership.
 ///
 /// # Cost
 ///
