@@ -1,0 +1,1 @@
+//! One child workflow per item.

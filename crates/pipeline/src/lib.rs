@@ -1,0 +1,1 @@
+//! Typed steps per page or per item, in one processor.

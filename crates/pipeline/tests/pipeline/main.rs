@@ -1,0 +1,2 @@
+#[path = "../../../../tests/support/of_crates.rs"]
+mod support;
