@@ -4,7 +4,6 @@
 mod abandoned_pages;
 mod absent_workers;
 mod basics;
-mod blocking;
 mod bridge;
 mod control;
 mod deploys;

@@ -1,4 +1,13 @@
 //! User code that blocks its thread, without holding up the worker's own work.
+//!
+//! A process of its own: the threads for user code belong to the process, and a stride that finds all of them blocked is
+//! returned and dispatched again. Tests that count how often a page began cannot share a process with these.
+
+#[allow(dead_code, reason = "the engine's tests need all of it")]
+#[path = "../engine/numbers_processor.rs"]
+mod numbers_processor;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::{
     path::{Path, PathBuf},
@@ -153,7 +162,7 @@ async fn a_tracker_that_blocks_its_thread_holds_up_neither_pages_nor_the_end() {
 }
 
 /// The worker process of these tests is the test binary itself, started again with one test alone.
-const WORKER_PROCESS: &str = "blocking::a_worker_whose_pages_block_ends_after_its_drain_timeout";
+const WORKER_PROCESS: &str = "a_worker_whose_pages_block_ends_after_its_drain_timeout";
 
 /// Returns whether this process was started as a worker. If so, it has worked until it was told to stop.
 async fn was_a_worker_process() -> bool {
