@@ -38,6 +38,7 @@ mod terminated_runs;
 mod tolerance;
 mod totals;
 mod unknown_processors;
+mod what_histories_hold;
 
 #[path = "../support/mod.rs"]
 mod support;
