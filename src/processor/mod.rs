@@ -124,6 +124,28 @@ use crate::{
 /// # }
 /// ```
 ///
+/// The types of arguments, cursors and items are checked by the compiler. A page whose cursor has another type than
+/// `Cursor` does not compile:
+///
+/// ```compile_fail,E0308
+/// # use temporal_batch::{Page, PageContext, PageError, PageProcessor, PageReport, async_trait};
+/// # struct Greet;
+/// #[async_trait]
+/// impl PageProcessor for Greet {
+/// #   const NAME: &'static str = "greet";
+/// #   type Args = String;
+/// #   type Item = u32;
+///     type Cursor = u32;
+///
+///     async fn fetch(&self, _: &PageContext<Self>) -> Result<Page<u32, u32>, PageError> {
+///         Page::keyset(vec![1, 2, 3], |n| n.to_string())
+///     }
+/// #   async fn process(&self, _: &PageContext<Self>, _: Vec<u32>) -> Result<PageReport, PageError> {
+/// #       Ok(PageReport::all_processed())
+/// #   }
+/// }
+/// ```
+///
 /// # Avoid paging by offset
 ///
 /// `LIMIT 1000 OFFSET 5000` reads 6,000 rows to return 1,000, and skips a row if an earlier one was deleted in

@@ -18,6 +18,7 @@ mod killed_workers;
 mod life_cycle;
 mod locks;
 mod numbers_processor;
+mod observing;
 mod outages;
 mod pace;
 mod partitions;

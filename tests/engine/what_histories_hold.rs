@@ -11,6 +11,7 @@ use temporal_batch::{
     progress::Progress,
     settings::RetryPolicy,
 };
+use temporalio_client::UntypedWorkflow;
 
 use crate::{
     numbers_processor::{NumbersProcessor, UpTo},
@@ -167,25 +168,21 @@ async fn a_page_adds_its_bounds_and_counts_but_none_of_its_items() {
         let batch = env.batch::<Texts>(args).page_size(100);
         let report = env.run(&batch).await;
         assert_eq!(report.progress.pages_completed, pages, "{report:#?}");
-        let histories = env.histories(batch.id()).await;
-        let events = histories.iter().map(|history| {
-            let history: Value = serde_json::from_slice(history).unwrap();
-            history["events"].as_array().unwrap().len()
-        });
-        let bytes: usize = histories.iter().map(Vec::len).sum();
-        sizes.push((events.sum::<usize>(), bytes));
+        let workflow = env.client.temporal();
+        let workflow = workflow.get_workflow_handle::<UntypedWorkflow>(batch.id());
+        let described = workflow.describe(Default::default()).await.unwrap();
+        let info = described.raw().workflow_execution_info.as_ref().unwrap();
+        assert_eq!(report.progress.runs, 1);
+        sizes.push((info.history_length, info.history_size_bytes));
     }
     let [(few, small), (many, large)] = sizes[..] else {
         unreachable!("two batches")
     };
-    // As JSON, which is about twice as long as what Temporal stores.
     let (events, bytes) = ((many - few) / 30, (large - small) / 30);
     assert!(events <= 8, "{events} events a page");
-    assert!(bytes < 8_000, "{bytes} bytes of JSON a page");
-    let page = 100 * 10_000;
     assert!(
-        large < page,
-        "{large} bytes of 40 pages, with {page} bytes of items each"
+        bytes < 2_000,
+        "{bytes} bytes a page, which has a million bytes of items"
     );
 }
 

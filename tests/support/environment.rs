@@ -54,7 +54,7 @@ impl std::io::Write for Log {
 pub struct TestEnv {
     pub client: BatchClient,
     pub queue: String,
-    address: String,
+    pub address: String,
     batches: AtomicU64,
 }
 
