@@ -4,7 +4,7 @@
 //! of the workflow is the lock. Its memo names the holder. The workflow ends when the lock is released. If its
 //! batch ended without releasing it, the next batch that asks for the lock detects this and takes it over.
 
-use crate::base::error::truncate;
+use crate::base::text::given;
 
 pub(crate) const MAX_LOCK_CHARS: usize = 200;
 
@@ -29,7 +29,7 @@ pub(crate) fn validate(name: &str) -> Result<(), InvalidLockName> {
     let printable = name.chars().all(|c| !c.is_whitespace() && !c.is_control());
     if name.is_empty() || name.chars().count() > MAX_LOCK_CHARS || !printable {
         return Err(InvalidLockName {
-            given: truncate(&name.escape_debug().to_string(), 60),
+            given: given(name, 60),
         });
     }
     Ok(())

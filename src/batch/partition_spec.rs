@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{base::error::PageError, page::token::PageToken};
+use crate::{
+    base::{error::PageError, text::given},
+    page::token::PageToken,
+};
 
 /// Maximum number of partitions with which a batch can start.
 pub(crate) const MAX_PARTITIONS: usize = 1_000;
@@ -156,7 +159,7 @@ pub(crate) fn stored<C: Serialize>(
     let mut specs = Vec::with_capacity(partitions.len());
     for partition in partitions {
         let name = partition.name;
-        let shown = || crate::base::error::truncate(&name.escape_debug().to_string(), 60);
+        let shown = || given(&name, 60);
         let printable = !name.chars().any(char::is_control);
         if name.trim().is_empty() || name.chars().count() > MAX_NAME_CHARS || !printable {
             return Err(InvalidPartitions::Name { name: shown() });

@@ -10,7 +10,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::error::truncate;
+use crate::base::text::given;
 
 /// Maximum number of stages of a batch.
 const MAX_STAGES: usize = 20;
@@ -90,7 +90,7 @@ impl FromStr for Stage {
     fn from_str(text: &str) -> Result<Self, InvalidStages> {
         let text = text.trim();
         let wrong = || InvalidStages::NotAStage {
-            given: truncate(&text.escape_debug().to_string(), 40),
+            given: given(text, 40),
         };
         if text == "all" {
             return Ok(Self::All);

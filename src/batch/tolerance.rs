@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::validate::InvalidBatch;
+use crate::{base::text::count, batch::validate::InvalidBatch};
 
 /// The failures that a batch tolerates. If there is one more, the batch pauses itself or stops.
 ///
@@ -234,15 +234,16 @@ impl Tolerance {
         let tally = tally.since(forgiven);
         let items = self
             .items
-            .and_then(|limit| limit.exceeded("items", tally.items_failed, tally.items));
+            .and_then(|limit| limit.exceeded("item", tally.items_failed, tally.items));
         let pages = || {
             self.pages
-                .and_then(|limit| limit.exceeded("pages", tally.pages_failed, tally.pages))
+                .and_then(|limit| limit.exceeded("page", tally.pages_failed, tally.pages))
         };
         let in_a_row = || {
             let tolerated = self.consecutive?;
             (consecutive > u64::from(tolerated)).then(|| {
-                format!("{consecutive} attempts failed in a row; at most {tolerated} are tolerated")
+                let attempts = count(consecutive, "attempt");
+                format!("{attempts} failed in a row; at most {tolerated} are tolerated")
             })
         };
         let what = items.or_else(pages).or_else(in_a_row)?;
@@ -280,12 +281,11 @@ impl Tolerance {
 
 impl Limit {
     fn exceeded(&self, what: &str, failed: u64, all: u64) -> Option<String> {
-        if let Some(count) = self.count
-            && failed > count
+        if let Some(most) = self.count
+            && failed > most
         {
-            return Some(format!(
-                "{failed} {what} failed; at most {count} are tolerated"
-            ));
+            let failed = count(failed, what);
+            return Some(format!("{failed} failed; at most {most} are tolerated"));
         }
         let percent = self.percent?;
         let share = failed as f64 / all.max(1) as f64 * 100.0;
@@ -293,7 +293,8 @@ impl Limit {
         let more = failed as f64 * 100.0 > percent * all as f64;
         (all >= self.min_sample && more).then(|| {
             format!(
-                "{failed} of {all} {what} failed ({share:.2} %); at most {percent} % are tolerated"
+                "{failed} of {} failed ({share:.2} %); at most {percent} % are tolerated",
+                count(all, what)
             )
         })
     }
@@ -323,6 +324,11 @@ mod tests {
         assert_eq!(
             says(&tolerance, tally(900, 12)).unwrap(),
             "tolerated failures exceeded: 12 of 900 items failed (1.33 %); at most 1 % are tolerated"
+        );
+        let tolerance = Tolerance::new().items(Limit::count(0));
+        assert_eq!(
+            says(&tolerance, tally(9, 1)).unwrap(),
+            "tolerated failures exceeded: 1 item failed; at most 0 are tolerated"
         );
         let tolerance = Tolerance::new().consecutive(3);
         assert_eq!(tolerance.exceeded(tally(0, 0), &Tally::default(), 3), None);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    base::text::exactly,
+    base::text::{exactly, given},
     batch::{
         MAX_ID_CHARS, MAX_PAGE_SIZE, MAX_PARALLELISM, MAX_STRIDE, PAGE_PAUSES, SHORTEST_DEADLINE,
         WEIGHTS,
@@ -95,7 +95,7 @@ pub(crate) fn validate_id(id: &str) -> Result<(), InvalidBatch> {
     let printable = id.chars().all(|c| !c.is_whitespace() && !c.is_control());
     if id.is_empty() || id.chars().count() > MAX_ID_CHARS || !printable {
         return Err(InvalidBatch::Id {
-            given: crate::base::error::truncate(&id.escape_debug().to_string(), 60),
+            given: given(id, 60),
         });
     }
     Ok(())

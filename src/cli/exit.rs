@@ -77,10 +77,11 @@ impl CliError {
         Self::new(Exit::Error, message.to_string())
     }
 
-    /// Creates the error of a check that failed before anything started: bad usage, unless the error may be temporary.
+    /// Creates the error of a check that failed before anything started: bad usage, unless the error may be temporary. A
+    /// file that was named and cannot be read is bad usage, although a worker would wait for it.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn refused(error: &crate::base::error::PageError) -> Self {
-        match error.is_retryable() {
+        match error.is_retryable() && !UNREADABLE.contains(&error.error_type()) {
             true => Self::failure(error.message()),
             false => Self::usage(error.message()),
         }
@@ -129,6 +130,15 @@ impl fmt::Display for CliError {
     }
 }
 
+/// The types of errors about files that a command names.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+const UNREADABLE: [&str; 4] = [
+    "FileNotHere",
+    "FileNotReadable",
+    "FileError",
+    "PermissionDenied",
+];
+
 /// The advice after an outage that outlasted the patience of the command.
 const UNHARMED: &str = "the batch is unharmed: once Temporal answers, `watch` follows it again, and a `backfill`, \
                         `import` or `export` continues with the same command";
@@ -174,9 +184,10 @@ impl Status for ConnectError {
         }
     }
 
-    /// Returns advice on the next step. `None` by default, since no batch is involved yet.
+    /// Returns advice on the next step. No batch is involved yet.
     fn advice(&self) -> Option<&'static str> {
-        None
+        matches!(self, Self::Unreachable { .. })
+            .then_some("with --dev the command starts a dev server, which ends with it")
     }
 }
 
@@ -340,6 +351,30 @@ mod tests {
             let report: BatchReport = serde_json::from_value(report).unwrap();
             assert_eq!(Exit::of(&report), exit, "{outcome}");
         }
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_reached_is_an_error_with_advice() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = CliError::from(ConnectError::Unreachable {
+            address: "localhost:7233".to_owned(),
+            source: refused.into(),
+        });
+        assert_eq!(error.exit(), Exit::Error);
+        assert!(error.to_string().contains("hint: with --dev"), "{error}");
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    #[test]
+    fn a_named_file_that_cannot_be_read_is_bad_usage_and_a_passing_error_is_none() {
+        use crate::base::error::PageError;
+
+        let refused = |error: PageError| CliError::refused(&error).exit();
+        for error_type in UNREADABLE {
+            let error = PageError::environment("it is not there").with_type(error_type);
+            assert_eq!(refused(error), Exit::Usage, "{error_type}");
+        }
+        assert_eq!(refused(PageError::retryable("busy")), Exit::Error);
     }
 
     #[test]

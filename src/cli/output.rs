@@ -12,8 +12,11 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
 
-pub(crate) use crate::base::text::{about, count, number, per_second};
-use crate::base::time::Timestamp;
+pub(crate) use crate::base::text::{about, count, duration, exactly, number, one_line, per_second};
+use crate::base::{
+    text::{escaped, steers},
+    time::Timestamp,
+};
 
 /// All progress bars of the process. They are removed while another line is written to standard error, or the two would
 /// run into each other.
@@ -31,22 +34,6 @@ fn printable(text: &str) -> String {
         |c| c == '\n' || !steers(c),
         |c, to| to.extend(c.escape_default()),
     )
-}
-
-fn escaped(text: &str, plain: impl Fn(char) -> bool, escape: impl Fn(char, &mut String)) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        match plain(c) {
-            true => line.push(c),
-            false => escape(c, &mut line),
-        }
-    }
-    line
-}
-
-/// Matches control characters and the characters that change the direction of text.
-fn steers(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Removes the middle of long lines.
@@ -237,16 +224,6 @@ pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns a duration for people: tenths of a second below 10 s, whole seconds above.
-pub(crate) fn duration(d: Duration) -> String {
-    if d < Duration::from_millis(9_950) {
-        format!("{:.1}s", d.as_secs_f64())
-    } else {
-        let seconds = (d.as_secs_f64()).round() as u64;
-        humantime::format_duration(Duration::from_secs(seconds)).to_string()
-    }
-}
-
 /// Returns a time in UTC, to the second.
 pub(crate) fn time(at: Timestamp) -> String {
     let mut text = String::new();
@@ -257,11 +234,6 @@ pub(crate) fn time(at: Timestamp) -> String {
         // After the year 9999.
         _ => at.0.to_string(),
     }
-}
-
-/// Returns foreign text on one line, with everything escaped that would break the line or control the terminal.
-pub(crate) fn one_line(text: &str) -> String {
-    escaped(text, |c| !steers(c), |c, to| to.extend(c.escape_default()))
 }
 
 #[cfg(test)]

@@ -12,19 +12,19 @@ pub(crate) enum FileError {
     NotHere { path: PathBuf },
     #[error("{path} cannot be read: {source}")]
     NotReadable { path: PathBuf, source: io::Error },
-    #[error("{path:?} is not a regular file, so it cannot be read from the middle")]
+    #[error("{path} is not a regular file, so it cannot be read from the middle")]
     NotAFile { path: PathBuf },
-    #[error("{path:?} is not the file that the batch began with: {what}")]
+    #[error("{path} is not the file that the batch began with: {what}")]
     Changed { path: PathBuf, what: &'static str },
     #[error(
-        "{path:?} is compressed with {with}, so it cannot be read from the middle; decompress it{advice}"
+        "{path} is compressed with {with}, so it cannot be read from the middle; decompress it{advice}"
     )]
     Compressed {
         path: PathBuf,
         with: &'static str,
         advice: &'static str,
     },
-    #[error("{path:?} is UTF-16; convert it first, with `iconv -f UTF-16 -t UTF-8`")]
+    #[error("{path} is UTF-16; convert it first, with `iconv -f UTF-16 -t UTF-8`")]
     Utf16 { path: PathBuf },
     #[error(
         "{path} cannot be decompressed to {to}: {}",

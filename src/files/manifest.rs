@@ -11,7 +11,7 @@ use super::sink::{
     part_format::PartFormat,
     whole_file::{read_json, write_json},
 };
-use crate::{cell::EncodedColumn, page::token::PageToken};
+use crate::{base::text::count, cell::EncodedColumn, page::token::PageToken};
 
 /// The name of a manifest in its directory.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -193,8 +193,12 @@ impl Manifest {
         let same = records == file.records && bytes == file.bytes && sha256 == file.sha256;
         Ok((!same).then(|| {
             format!(
-                "{} has changed: it has {records} records in {bytes} bytes, and was written with {} in {}",
-                file.file, file.records, file.bytes
+                "{} has changed: it has {} in {}, and was written with {} in {}",
+                file.file,
+                count(records, "record"),
+                count(bytes, "byte"),
+                count(file.records, "record"),
+                count(file.bytes, "byte"),
             )
         }))
     }

@@ -39,7 +39,7 @@ impl Place {
         let shown = path.display();
         let Some(name) = path.file_name() else {
             return Err(file_error(format_args!(
-                "{shown:?} does not name a file for dead letters"
+                "\"{shown}\" does not name a file for dead letters"
             )));
         };
         let parent = directory_of(path);

@@ -320,10 +320,15 @@ impl<C: CompletionHook> ErasedCompletionHook for C {
 /// An event for a hook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "call", rename_all = "snake_case")]
-pub(crate) enum HookCall {
+#[non_exhaustive]
+pub enum HookCall {
+    /// A failure, for the failure handler.
     Failure(Box<FailureNotice>),
+    /// The progress, for the tracker.
     Progress(Box<Progress>),
+    /// The end of a batch that completed, for the completion hook.
     Completed(Box<BatchReport>),
+    /// The end of any other batch, for the completion hook.
     Failed(Box<BatchReport>),
 }
 

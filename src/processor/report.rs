@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    base::error::PageError, processor::store::dead_letter::MAX_LETTER_CHARS, progress::ItemCounts,
+    base::{error::PageError, text::count},
+    processor::store::dead_letter::MAX_LETTER_CHARS,
+    progress::ItemCounts,
 };
 
 /// The result of `process` for the items of a page. Items that are not mentioned were processed.
@@ -154,8 +156,9 @@ impl PageReport {
                 failed,
             }),
             _ => Err(PageError::environment(format_args!(
-                "process was given {items} items and reported {skipped} skipped, {} changed and \
+                "process was given {} and reported {skipped} skipped, {} changed and \
                  the failure of those at {positions:?}",
+                count(items as u64, "item"),
                 self.changed
             ))
             .with_type("PageReportMismatch")),

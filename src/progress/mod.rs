@@ -250,7 +250,7 @@ pub struct Progress {
     /// The dispatch time of the activity that has been running longest.
     #[serde(default)]
     pub oldest_in_flight: Option<Timestamp>,
-    /// The number of pages in flight by the time since their dispatch: under 10 s, under 1 min, under 10 min,
+    /// The number of pages in flight by the time since their dispatch: under 10s, under 1m, under 10m,
     /// longer.
     #[serde(default)]
     pub in_flight_by_age: [u32; 4],

@@ -202,6 +202,27 @@ pub(crate) enum Steer {
     Nothing,
 }
 
+impl Steer {
+    /// Returns the request with its author, reason and id.
+    pub fn signed(mut self, by: Given, id: String) -> SteerRequest {
+        match &mut self {
+            Self::Pause(request) => {
+                request.who = by.who;
+                request.reason = request.reason.take().or(by.why);
+                request.id = Some(id.clone());
+            }
+            Self::Resume(ResumeRequest { given, id: own })
+            | Self::Approve(ApproveRequest { given, id: own })
+            | Self::Set(SetRequest { given, id: own, .. }) => {
+                *given = by;
+                *own = Some(id.clone());
+            }
+            Self::Recover(_) | Self::Nothing => {}
+        }
+        SteerRequest { id, what: self }
+    }
+}
+
 /// A recovery, as reported to the batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RecoverNote {

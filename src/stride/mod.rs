@@ -34,7 +34,7 @@ pub(crate) mod registry;
 mod runner;
 mod stores;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{sync::Arc, time::Duration};
 

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use crate::{
     base::{
         error::{PageError, truncate},
-        text::exactly,
+        text::{self, exactly},
         time::Timestamp,
     },
     batch::{
@@ -314,7 +314,13 @@ impl<P: PageProcessor> Redriving<'_, P> {
             0 => Redriven::Gone,
             _ if counts.failed > 0 => Redriven::Failed(PageError::non_retryable(
                 "ItemsFailed",
-                format_args!("{} items have dead letters of their own now", counts.failed),
+                match counts.failed {
+                    1 => "1 item has a dead letter of its own now".to_owned(),
+                    n => format!(
+                        "{} have dead letters of their own now",
+                        text::count(n, "item")
+                    ),
+                },
             )),
             _ => Redriven::Done,
         })

@@ -558,7 +558,8 @@ pub(super) async fn limited<T>(
     match tokio::time::timeout(limit, work).await {
         Ok(result) => result,
         Err(_) => Err(PageError::retryable(format_args!(
-            "the ledger or the dead-letter store did not answer within {limit:?}"
+            "the ledger or the dead-letter store did not answer within {}",
+            exactly(limit)
         ))
         .with_type("StoreTimeout")),
     }

@@ -340,7 +340,7 @@ impl StrideHost for Script {
     }
 }
 
-fn order() -> StrideOrder {
+pub(crate) fn order() -> StrideOrder {
     StrideOrder {
         batch_run: "run".to_owned(),
         batch_id: "batch".to_owned(),

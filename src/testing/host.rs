@@ -57,7 +57,7 @@ pub(super) async fn run(
                 host.complete(&mut report);
                 if repeat || !lose {
                     if slot.signal.borrow().must_stop() {
-                        world.faults.stride_is_stopped();
+                        world.shared.faults.stride_is_stopped();
                     }
                     return report;
                 }
@@ -65,7 +65,7 @@ pub(super) async fn run(
             }
             None => host.last_sign(),
         };
-        world.faults.worker_is_lost();
+        world.shared.faults.worker_is_lost();
         if attempt == attempts {
             return lost(seen);
         }
@@ -104,7 +104,7 @@ impl SimulatedHost {
                 per_second,
                 per_page,
                 Earned { ready, owed },
-                world.clock.clone(),
+                world.shared.clock.clone(),
             )
         };
         let unit = if permit_per_item { 1 } else { order.page_size };
@@ -123,7 +123,7 @@ impl SimulatedHost {
             rate: rate.map(Arc::new),
             page_rate,
             page_pause: order.page_pause,
-            began: world.clock.now(),
+            began: world.shared.clock.now(),
             time_limit: order.time_limit,
             checkpoint: Mutex::default(),
         }
@@ -137,7 +137,7 @@ impl SimulatedHost {
         if let Some(rate) = &self.page_rate {
             (report.page_rate_left, report.page_rate_untouched) = rate.take_rest();
         }
-        let page = self.world.page_takes.as_millis();
+        let page = self.world.shared.page_takes.as_millis();
         let page = u64::try_from(page).unwrap_or(u64::MAX);
         let Timing {
             pages, full_pages, ..
@@ -160,7 +160,7 @@ impl SimulatedHost {
     }
 
     fn elapsed(&self) -> Duration {
-        self.world.clock.now().saturating_sub(self.began)
+        self.world.shared.clock.now().saturating_sub(self.began)
     }
 
     fn stop(&self) -> Go {
@@ -179,13 +179,13 @@ impl SimulatedHost {
     }
 
     async fn take(&self, share: &Share, permits: usize) {
-        let sleep = |wait| self.world.clock.sleep(self.slot.dispatch, wait);
+        let sleep = |wait| self.world.shared.clock.sleep(self.slot.owner, wait);
         share.take_with(permits, sleep).await;
     }
 
     async fn page_may_begin(&self) {
         if let Some(pause) = self.page_pause {
-            self.world.clock.sleep(self.slot.dispatch, pause).await;
+            self.world.shared.clock.sleep(self.slot.owner, pause).await;
         }
         if let Some(rate) = &self.page_rate {
             self.take(rate, 1).await;
@@ -194,11 +194,11 @@ impl SimulatedHost {
 
     /// Lets the time of a page pass, unless it is interrupted.
     async fn page_runs(&self) -> Go {
-        let page = self.world.page_takes;
+        let page = self.world.shared.page_takes;
         if page.is_zero() {
             return Go::On;
         }
-        let sleep = self.world.clock.sleep(self.slot.dispatch, page);
+        let sleep = self.world.shared.clock.sleep(self.slot.owner, page);
         self.wait(sleep, |signal| signal.stop_now).await
     }
 
@@ -219,7 +219,7 @@ impl SimulatedHost {
 /// The permits and waits of items.
 struct Items {
     clock: VirtualClock,
-    dispatch: u64,
+    owner: u64,
     rate: Option<Arc<Share>>,
 }
 
@@ -227,13 +227,13 @@ struct Items {
 impl ItemHost for Items {
     async fn permit(&self) {
         if let Some(rate) = &self.rate {
-            let sleep = |wait| self.clock.sleep(self.dispatch, wait);
+            let sleep = |wait| self.clock.sleep(self.owner, wait);
             rate.take_with(1, sleep).await;
         }
     }
 
     async fn back_off(&self, wait: Duration) {
-        self.clock.sleep(self.dispatch, wait).await;
+        self.clock.sleep(self.owner, wait).await;
     }
 }
 
@@ -246,7 +246,7 @@ impl StrideHost for SimulatedHost {
             dispatch: self.slot.dispatch,
             starts: starts.to_vec(),
         };
-        let twice = self.world.faults.plan.duplicate_announcements;
+        let twice = self.world.shared.faults.plan.duplicate_announcements;
         for _ in 0..=u32::from(twice) {
             self.world.state().hear_next_page(&next);
         }
@@ -270,16 +270,16 @@ impl StrideHost for SimulatedHost {
     }
 
     async fn clear_to_go(&self) -> Go {
-        if self.world.request_is_due() {
+        if self.world.shared.request_is_due() {
             // The controller applies the request before the page begins.
-            let clock = &self.world.clock;
-            clock.sleep(self.slot.dispatch, Duration::ZERO).await;
+            let clock = &self.world.shared.clock;
+            clock.sleep(self.slot.owner, Duration::ZERO).await;
             if self.slot.signal.borrow().must_stop() {
                 return Go::Stop;
             }
         }
         // A repeated stride is not interrupted: a batch whose every worker is lost might otherwise never finish.
-        if !self.repeat && self.world.faults.stops_before_page() {
+        if !self.repeat && self.world.shared.faults.stops_before_page() {
             return self.stop();
         }
         let done = self.slot.pages.load(Ordering::Relaxed) > 0;
@@ -297,14 +297,14 @@ impl StrideHost for SimulatedHost {
 
     fn item_host(&self) -> Arc<dyn ItemHost> {
         Arc::new(Items {
-            clock: self.world.clock.clone(),
-            dispatch: self.slot.dispatch,
+            clock: self.world.shared.clock.clone(),
+            owner: self.slot.owner,
             rate: self.rate.clone(),
         })
     }
 
     async fn rate_permits(&self, items: usize) -> Go {
-        let faults = &self.world.faults;
+        let faults = &self.world.shared.faults;
         if !self.repeat && faults.stops_waiting_page() {
             return self.stop();
         }
@@ -340,7 +340,7 @@ impl StrideHost for SimulatedHost {
         if let PageEvent::Processed { .. } = event {
             let rates = [self.rate.as_deref(), self.page_rate.as_ref()];
             for rate in rates.into_iter().flatten() {
-                rate.page_took(self.world.page_takes);
+                rate.page_took(self.world.shared.page_takes);
             }
         }
     }

@@ -6,11 +6,9 @@ use super::world::OPERATOR;
 use crate::{
     base::time::Timestamp,
     batch::validate::InvalidBatch,
-    decisions::state::BatchState,
+    decisions::state::{BatchState, work::Work},
     progress::audit::Given,
-    protocol::{
-        ApproveRequest, PauseRequest, ResumeRequest, Steer, SteerRequest, settings::Settings,
-    },
+    protocol::{ApproveRequest, PauseRequest, ResumeRequest, Steer, settings::Settings},
 };
 
 /// A request of an operator to a simulated batch. Requests have the effects of the methods of `BatchHandle` that have
@@ -20,14 +18,8 @@ pub struct Request(What);
 
 #[derive(Clone, Debug, PartialEq)]
 enum What {
-    Pause {
-        reason: String,
-        now: bool,
-        lasting: Option<Duration>,
-    },
-    Resume,
-    Approve,
-    Set(Box<Settings>),
+    Steer(Box<Steer>),
+    /// A cancellation comes by another way.
     Cancel(String),
 }
 
@@ -49,26 +41,31 @@ impl Request {
     }
 
     fn pausing(reason: impl Into<String>, now: bool, lasting: Option<Duration>) -> Self {
-        Self(What::Pause {
-            reason: reason.into(),
+        Self::steering(Steer::Pause(PauseRequest {
+            reason: Some(reason.into()),
             now,
             lasting,
-        })
+            ..PauseRequest::default()
+        }))
+    }
+
+    fn steering(what: Steer) -> Self {
+        Self(What::Steer(Box::new(what)))
     }
 
     /// Resumes the batch.
     pub fn resume() -> Self {
-        Self(What::Resume)
+        Self::steering(Steer::Resume(ResumeRequest::default()))
     }
 
     /// Approves the stage that waits. Refused if none waits; the audit then has the reason.
     pub fn approve() -> Self {
-        Self(What::Approve)
+        Self::steering(Steer::Approve(ApproveRequest::default()))
     }
 
     /// Changes settings.
     pub fn set(settings: Settings) -> Self {
-        Self(What::Set(Box::new(settings)))
+        Self::steering(Steer::Set(settings.into_request()))
     }
 
     /// Cancels the batch.
@@ -101,12 +98,14 @@ impl Script {
 
     /// Checks the settings of all requests.
     pub fn validate(&self) -> Result<(), InvalidBatch> {
-        self.requests.iter().try_for_each(|(_, request)| {
-            let Request(What::Set(settings)) = request else {
-                return Ok(());
-            };
-            settings.validate()
-        })
+        self.requests
+            .iter()
+            .try_for_each(|(_, request)| match request {
+                Request(What::Steer(what)) if let Steer::Set(request) = &**what => {
+                    request.validate()
+                }
+                Request(_) => Ok(()),
+            })
     }
 
     /// Counts times from now on.
@@ -136,50 +135,21 @@ impl Script {
     }
 
     /// Applies the requests that are due.
-    pub fn apply(&mut self, state: &mut BatchState, now: Timestamp, pages: u64) {
+    pub fn apply<W: Work>(&mut self, state: &mut BatchState<W>, now: Timestamp, pages: u64) {
         while let Some(next) = self.next_due(now, pages) {
             let (_, Request(what)) = self.requests.remove(next);
             self.applied += 1;
-            let id = self.applied.to_string();
-            match steer(what, &id) {
-                Ok(what) => state.hear_steering(now, SteerRequest { id, what }),
-                Err(reason) => state.cancel(now, Some(&reason)),
+            let by = |why| Given {
+                who: Some(OPERATOR.to_owned()),
+                why,
+            };
+            match what {
+                What::Steer(what) => {
+                    let id = self.applied.to_string();
+                    state.hear_steering(now, what.signed(by(None), id));
+                }
+                What::Cancel(reason) => state.cancel(now, Some(&by(Some(reason)).to_text())),
             }
         }
     }
-}
-
-/// Returns the request as the batch receives it, or the reason of a cancellation, which comes by another way.
-fn steer(what: What, id: &str) -> Result<Steer, String> {
-    let id = Some(id.to_owned());
-    let given = Given {
-        who: Some(OPERATOR.to_owned()),
-        why: None,
-    };
-    Ok(match what {
-        What::Pause {
-            reason,
-            now,
-            lasting,
-        } => Steer::Pause(PauseRequest {
-            reason: Some(reason),
-            who: given.who,
-            now,
-            lasting,
-            id,
-            ..PauseRequest::default()
-        }),
-        What::Resume => Steer::Resume(ResumeRequest { given, id }),
-        What::Approve => Steer::Approve(ApproveRequest { given, id }),
-        What::Set(settings) => {
-            let mut request = settings.into_request();
-            request.given = given;
-            request.id = id;
-            Steer::Set(request)
-        }
-        What::Cancel(reason) => {
-            let why = Some(reason);
-            return Err(Given { why, ..given }.to_text());
-        }
-    })
 }

@@ -6,7 +6,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    clock::VirtualClock, faults::Faults, host::SimulatedHost, operator::Script, world::World,
+    clock::VirtualClock,
+    faults::Faults,
+    host::SimulatedHost,
+    operator::Script,
+    simulation::of_strides,
+    world::{Shared, World},
 };
 use crate::{
     base::error::PageError,
@@ -82,14 +87,9 @@ async fn first_page<P: PageProcessor>(
     start: &Option<P::Cursor>,
 ) -> Result<StrideReport, PageError> {
     let permit_per_item = prepared.permit_per_item;
-    let clock = VirtualClock::default();
-    let world = World::new(
-        batch.spec,
-        clock,
-        Duration::ZERO,
-        Faults::default(),
-        Script::default(),
-    );
+    let (faults, script) = (Faults::default(), Script::default());
+    let shared = Shared::new(VirtualClock::default(), Duration::ZERO, faults, script);
+    let world = World::new(Arc::new(shared), of_strides(batch.spec));
     let order = {
         let mut state = world.state();
         state.accept(prepared).ok();
@@ -108,7 +108,7 @@ async fn first_page<P: PageProcessor>(
     let slot = world.occupy(order.stride, order.dispatch);
     let host = SimulatedHost::new(&world, &slot, &order, permit_per_item, false);
     let running = run_stride(processor, &order, StrideReport::default(), &host);
-    let report = world.clock.alone(running).await;
+    let report = world.shared.clock.alone(running).await;
     let report = report.ok_or_else(|| PageError::retryable("the batch run is gone"))?;
     let Some(failure) = report.failure else {
         return Ok(report);

@@ -8,14 +8,15 @@ use super::{
     clock::VirtualClock,
     faults::{Faults, Plan},
     operator::{Request, Script, When},
-    simulation::Simulation,
+    simulation::{Simulation, first_input, of_strides},
     throttles::Known,
-    world::World,
+    world::Shared,
 };
 use crate::{
     base::time::Timestamp,
     batch::{Batch, validate::InvalidBatch},
-    processor::{PageProcessor, throttle::Throttle},
+    decisions::state::{BatchState, partition_work::ParentState},
+    processor::{PageProcessor, hooks::HookCall, throttle::Throttle},
     progress::{ItemCounts, Progress, failures::PageFailure, phase::Outcome, report::BatchReport},
     stride::registry::Typed,
 };
@@ -25,11 +26,14 @@ use crate::{
 ///
 /// | simulated | omitted |
 /// |---|---|
-/// | preparing, pages, retries, dead letters, reducers | hooks, the final report in a store of dead letters |
-/// | rates, page pauses, parallelism, ramps, windows, tuning | named locks |
-/// | [requests](Self::at) of an operator | partitions: such a batch is refused |
+/// | preparing, pages, retries, dead letters, reducers | the final report in a store of dead letters |
+/// | rates, page pauses, parallelism, ramps, windows, tuning | |
+/// | [requests](Self::at) of an operator | |
+/// | hooks: their calls are [recorded](SimulatedRun::hooks) | the code of hooks, and its failures |
+/// | [locks](Self::lock_held) that other batches hold | |
 /// | stages, checks, tolerance, deadlines | |
 /// | [throttles](Self::throttle) | |
+/// | partitions, each with a controller of its own, and splits | the delay of messages between the controllers |
 /// | continue-as-new | |
 ///
 /// A page takes no time unless [`page_takes`](Self::page_takes) says so. Strides share the virtual clock, but run one at
@@ -84,6 +88,27 @@ pub struct Simulator {
     begins: Timestamp,
     script: Script,
     throttles: Vec<Known>,
+    locks: Vec<HeldLock>,
+}
+
+/// A named lock that another batch holds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HeldLock {
+    /// The virtual time after the start at which it is released.
+    pub until: Duration,
+    pub name: String,
+    pub by: String,
+}
+
+/// A call of a hook in a simulation. It takes no time and succeeds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimulatedCall {
+    /// The name of the hook.
+    pub hook: String,
+    /// The virtual time since the start.
+    pub after: Duration,
+    /// The event that the hook is told.
+    pub call: HookCall,
 }
 
 /// The result of a simulated batch.
@@ -116,6 +141,8 @@ pub struct SimulatedRun {
     pub stood_still: Option<String>,
     /// The progress that clients saw, at each change of the phase or of what holds the batch.
     pub progress: Vec<Progress>,
+    /// The calls of the hooks that the batch names, in their order.
+    pub hooks: Vec<SimulatedCall>,
     /// The report that clients get at the end.
     pub report: BatchReport,
 }
@@ -156,6 +183,25 @@ impl Simulator {
     /// simulated.
     pub fn throttle(mut self, throttle: impl Throttle) -> Self {
         self.throttles.push(Known::new(throttle));
+        self
+    }
+}
+
+/// # Other batches
+impl Simulator {
+    /// Has another batch hold a named lock until this much virtual time has passed since the start. A batch with that lock
+    /// is refused, or waits if it [is told to](Batch::wait_for_lock).
+    pub fn lock_held(
+        mut self,
+        name: impl Into<String>,
+        by: impl Into<String>,
+        until: Duration,
+    ) -> Self {
+        self.locks.push(HeldLock {
+            until,
+            name: name.into(),
+            by: by.into(),
+        });
         self
     }
 }
@@ -211,20 +257,22 @@ impl Simulator {
         batch: &Batch,
     ) -> Result<SimulatedRun, InvalidBatch> {
         batch.validate()?;
-        if batch.spec.partitioned {
-            let what = "the simulator";
-            return Err(InvalidBatch::Partitioned { what });
-        }
         self.script.validate()?;
-        let world = World::new(
-            batch.spec.clone(),
+        let shared = Shared::new(
             VirtualClock::at(self.begins),
             self.page_takes,
             Faults::new(self.faults),
             self.script.clone().begins(self.begins),
         );
-        let processor = Typed(processor);
-        let simulation = Simulation::new(&processor, world, self.throttles.clone())?;
-        simulation.run().await
+        let (processor, throttles) = (Typed(processor), self.throttles.clone());
+        let spec = batch.spec.clone();
+        if spec.partitioned {
+            let state: ParentState = BatchState::of(first_input(spec));
+            let simulation = Simulation::new(&processor, shared, state, throttles)?;
+            simulation.locks(self.locks.clone()).run().await
+        } else {
+            let simulation = Simulation::new(&processor, shared, of_strides(spec), throttles)?;
+            simulation.locks(self.locks.clone()).run().await
+        }
     }
 }

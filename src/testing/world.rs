@@ -1,9 +1,9 @@
-//! The part of a simulation that its controller and its strides share.
+//! The parts of a simulation that its controllers and its strides share.
 
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -12,35 +12,34 @@ use tokio::sync::watch;
 
 use super::{clock::VirtualClock, faults::Faults, operator::Script};
 use crate::{
-    batch::spec::BatchSpec,
-    decisions::{
-        carry::{Begun, ControllerInput},
-        chain::StrideChain,
-        state::BatchState,
-    },
+    decisions::state::{BatchState, stride_work::StrideWork, work::Work},
     processor::stop_signal::StopSignal,
-    progress::audit::Given,
-    protocol::{self, ControlState},
+    protocol::ControlState,
 };
 
 /// The name in the audit for requests of a simulation.
 pub(super) const OPERATOR: &str = "simulator";
 
-/// The state of a simulation that its strides can reach.
-pub(super) struct World {
-    state: Mutex<BatchState>,
+/// The part of a simulation that is the same for all its controllers.
+pub(super) struct Shared {
     pub clock: VirtualClock,
     /// The virtual time that a page takes.
     pub page_takes: Duration,
     pub faults: Faults,
     script: Mutex<Script>,
-    control: Mutex<ControlState>,
+    /// The pages of strides that have reported.
+    finished: AtomicU64,
+    dispatches: AtomicU64,
+    /// The strides that run, of all controllers.
     running: Mutex<Vec<Arc<Slot>>>,
 }
 
 /// A stride that runs, as the rest of the simulation sees it.
 pub(super) struct Slot {
+    /// The number of the dispatch in the simulation, by which the clock knows the stride.
+    pub owner: u64,
     pub stride: u64,
+    /// The number of the dispatch in its controller.
     pub dispatch: u64,
     pub signal: watch::Sender<StopSignal>,
     /// True if the simulation itself told the stride to stop.
@@ -49,31 +48,26 @@ pub(super) struct Slot {
     pub pages: AtomicU32,
 }
 
-impl World {
-    pub fn new(
-        spec: BatchSpec,
-        clock: VirtualClock,
-        page_takes: Duration,
-        faults: Faults,
-        script: Script,
-    ) -> Self {
+impl Shared {
+    pub fn new(clock: VirtualClock, page_takes: Duration, faults: Faults, script: Script) -> Self {
         Self {
-            state: Mutex::new(begun(spec)),
             clock,
             page_takes,
             faults,
             script: Mutex::new(script),
-            control: Mutex::default(),
+            finished: AtomicU64::default(),
+            dispatches: AtomicU64::default(),
             running: Mutex::default(),
         }
     }
 
-    pub fn state(&self) -> MutexGuard<'_, BatchState> {
-        lock(&self.state)
-    }
-
     pub fn script(&self) -> MutexGuard<'_, Script> {
         lock(&self.script)
+    }
+
+    /// Counts the pages of a stride that has reported.
+    pub fn has_finished(&self, pages: u64) {
+        self.finished.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// The pages that are finished, including those of running strides.
@@ -83,7 +77,7 @@ impl World {
             .iter()
             .map(|slot| slot.pages.load(Ordering::Relaxed));
         let running: u64 = running.map(u64::from).sum();
-        self.state().work.chain.totals.pages_completed + running
+        self.finished.load(Ordering::Relaxed) + running
     }
 
     /// Returns whether a request of the operator is due.
@@ -92,21 +86,58 @@ impl World {
         self.script().is_due(now, pages)
     }
 
+    /// Applies the requests of the operator that are due.
+    pub fn apply_requests<W: Work>(&self, world: &World<W>) {
+        let (now, pages) = (self.clock.timestamp(), self.pages_done());
+        self.script().apply(&mut world.state(), now, pages);
+    }
+}
+
+/// A controller of a simulation, as its strides can reach it.
+pub(super) struct World<W = StrideWork> {
+    pub shared: Arc<Shared>,
+    state: Mutex<BatchState<W>>,
+    control: Mutex<ControlState>,
+    running: Mutex<Vec<Arc<Slot>>>,
+}
+
+impl<W> World<W> {
+    pub fn new(shared: Arc<Shared>, state: BatchState<W>) -> Self {
+        Self {
+            shared,
+            state: Mutex::new(state),
+            control: Mutex::default(),
+            running: Mutex::default(),
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, BatchState<W>> {
+        lock(&self.state)
+    }
+}
+
+/// # Strides
+impl World {
     /// Adds a stride to those that run.
     pub fn occupy(&self, stride: u64, dispatch: u64) -> Arc<Slot> {
         let slot = Arc::new(Slot {
+            owner: self.shared.dispatches.fetch_add(1, Ordering::Relaxed),
             stride,
             dispatch,
             signal: watch::Sender::default(),
             interrupted: AtomicBool::default(),
             pages: AtomicU32::default(),
         });
-        lock(&self.running).push(Arc::clone(&slot));
+        for running in [&self.running, &self.shared.running] {
+            lock(running).push(Arc::clone(&slot));
+        }
         slot
     }
 
-    pub fn vacate(&self, dispatch: u64) {
-        lock(&self.running).retain(|slot| slot.dispatch != dispatch);
+    pub fn vacate(&self, owner: u64) {
+        for running in [&self.running, &self.shared.running] {
+            lock(running).retain(|slot| slot.owner != owner);
+        }
     }
 
     /// Tells the running strides what they read in the memo of a real batch.
@@ -144,32 +175,6 @@ impl World {
         slot.interrupted.store(true, Ordering::Relaxed);
         self.tell(slot);
     }
-}
-
-/// The state of a batch at its beginning.
-fn begun(spec: BatchSpec) -> BatchState {
-    let first_cursor = spec.first_cursor.clone();
-    let given = Given {
-        who: Some(OPERATOR.to_owned()),
-        why: None,
-    };
-    let mut state: BatchState = BatchState::of(ControllerInput {
-        version: protocol::VERSION,
-        // Unique for every call, because a page ledger remembers the batch runs that it has seen.
-        batch_run: format!("test-{}", uuid::Uuid::new_v4()),
-        spec,
-        begun: Some(Begun {
-            action: "start".to_owned(),
-            given,
-        }),
-        carry: None,
-        part: None,
-    });
-    // The seed of a real batch comes from its batch run, which is a random number here.
-    state.work.chain = StrideChain::new(first_cursor, 0);
-    // Bridges are workflows.
-    state.work.outbox.on = false;
-    state
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -121,7 +121,7 @@ async fn a_tolerance_of_no_page_stops_a_batch_whose_page_only_retries(home: Home
     let all: Vec<_> = [&ONCE[..], &pages, &["--on-exceeded", "stop"]].concat();
     let ended = run(backfill(&home, &all));
     exits(&ended, 4);
-    let why = "1 pages failed; at most 0 are tolerated";
+    let why = "1 page failed; at most 0 are tolerated";
     assert!(ended.out.contains(why), "{ended:#?}");
 }
 

@@ -432,3 +432,28 @@ fn messages_have_no_internals_of_libraries() {
         assert_no_internals(message);
     }
 }
+
+#[test]
+fn a_file_that_is_named_and_cannot_be_read_or_written_is_bad_usage() {
+    let directory = tempfile::tempdir().unwrap();
+    let inside = |name: &str| directory.path().join(name);
+    let (missing, file, database) = (inside("missing.csv"), inside("a.csv"), inside("a.db"));
+    std::fs::write(&file, "id\n1\n").unwrap();
+    std::fs::write(&database, "").unwrap();
+    let url = format!("sqlite:{}", text(&database));
+    let import = |file: &str, flags: &[&str]| {
+        let import = ["import", file, "--table", "t", "--database-url", &url];
+        [&import[..], flags].concat().join("\n")
+    };
+    for args in [
+        import(text(&missing), &[]),
+        import(text(directory.path()), &[]),
+        import("", &[]),
+        import(text(&file), &["--manifest", text(&missing)]),
+        import(text(&file), &["--rejected", text(&missing.join("r.csv"))]),
+    ] {
+        let args: Vec<_> = args.split('\n').collect();
+        let output = run(offline(&args));
+        assert_eq!(output.status, Some(2), "{args:?}: {}", output.err);
+    }
+}

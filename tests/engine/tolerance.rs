@@ -280,7 +280,7 @@ async fn a_page_in_extended_retries_counts_as_failed() {
     assert_eq!(report.outcome, Outcome::Stopped);
     let reason = report.reason.unwrap();
     assert!(
-        reason.contains("1 pages failed; at most 0 are tolerated"),
+        reason.contains("1 page failed; at most 0 are tolerated"),
         "{reason}"
     );
     assert_eq!(numbers.record().times_begun(10), 2);

@@ -2,6 +2,25 @@
 //!
 //! `ROUND_TRIP_CASES` is the number of generated tables for each database, 2 by default.
 
+/// The tests of every database. `home` returns an empty database of its own for a test, if there is a server.
+macro_rules! survives {
+    ($home:ident) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn values_of_every_type_survive() {
+            if let Some((source, dialect)) = $home("every_type").await {
+                super::values_of_every_type_survive(&source, &dialect).await;
+            }
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn generated_tables_survive() {
+            if let Some((source, dialect)) = $home("generated").await {
+                super::generated_tables_survive(&source, &dialect).await;
+            }
+        }
+    };
+}
+
 mod on_mariadb;
 mod on_postgres;
 mod on_sqlite;

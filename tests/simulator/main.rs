@@ -2,10 +2,12 @@
 
 mod blame;
 mod dead_letters;
+mod hooks_and_locks;
 mod limits;
 mod lost_workers;
 #[cfg(feature = "sqlite")]
 mod once_per_page;
+mod partitions;
 mod stages;
 mod steering;
 

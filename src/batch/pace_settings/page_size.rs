@@ -4,7 +4,10 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{base::text::exactly, batch::MAX_PAGE_SIZE};
+use crate::{
+    base::text::{exactly, in_units},
+    batch::MAX_PAGE_SIZE,
+};
 
 const TARGETS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(600);
@@ -93,7 +96,7 @@ impl AutoPageSize {
 
 impl fmt::Display for AutoPageSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let target = humantime::format_duration(self.target);
+        let target = in_units(self.target);
         write!(f, "{}..{} at {target}", self.min, self.max)
     }
 }

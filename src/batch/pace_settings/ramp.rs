@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    base::{error::truncate, text::exactly},
+    base::text::{exactly, given, in_units},
     batch::MAX_PARALLELISM,
 };
 
@@ -83,7 +83,7 @@ impl Ramp {
 impl fmt::Display for Ramp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Without a space the text is one word on a command line.
-        let over = humantime::format_duration(self.over).to_string();
+        let over = in_units(self.over);
         write!(f, "{}..{}/{}", self.from, self.to, over.replace(' ', ""))
     }
 }
@@ -126,7 +126,7 @@ impl From<Ramp> for String {
 }
 
 fn shown(text: &str) -> String {
-    truncate(&text.escape_debug().to_string(), MAX_SHOWN)
+    given(text, MAX_SHOWN)
 }
 
 /// A ramp that is not allowed.
@@ -154,7 +154,7 @@ pub enum InvalidRamp {
         given: u32,
     },
     /// The ramp is too short or too long.
-    #[error("the ramp takes {}; it must take from 1s to 30days", exactly(*given))]
+    #[error("the ramp takes {}; it must take from 1s to 30 days", exactly(*given))]
     Lasts {
         /// The time that was given.
         given: Duration,

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::text::exactly;
+use crate::base::text::{exactly, in_units};
 
 const TARGETS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(600);
@@ -149,7 +149,7 @@ impl AutoStride {
 
 impl fmt::Display for AutoStride {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.target).fmt(f)
+        f.write_str(&in_units(self.target))
     }
 }
 

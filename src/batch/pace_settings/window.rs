@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{error::truncate, time::Timestamp};
+use crate::base::{text::given, time::Timestamp};
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 const EVERY_DAY: u8 = 0b111_1111;
@@ -174,7 +174,7 @@ fn minutes(text: &str, latest: u16) -> Result<u16, InvalidWindow> {
 }
 
 fn shown(text: &str) -> String {
-    truncate(&text.escape_debug().to_string(), MAX_SHOWN)
+    given(text, MAX_SHOWN)
 }
 
 /// A window that is not allowed.

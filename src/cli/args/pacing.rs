@@ -221,9 +221,7 @@ impl PacingArgs {
     pub(crate) fn not_in_force(&self, p: &Progress) -> Vec<String> {
         let or_none = |limit: Option<String>| limit.unwrap_or_else(|| NONE.to_owned());
         let per_second = |limit: Option<f64>| or_none(limit.map(|limit| limit.to_string()));
-        let pause = |pause: Option<Duration>| {
-            or_none(pause.map(|pause| humantime::format_duration(pause).to_string()))
-        };
+        let pause = |pause: Option<Duration>| or_none(pause.map(output::exactly));
         let auto =
             |bounds: &dyn ToString| format!("auto:{}", bounds.to_string().replace(" at ", "@"));
         let auto_stride = |target: &dyn ToString| format!("auto@{}", target.to_string());
@@ -313,7 +311,7 @@ pub(crate) fn in_force(progress: &Progress) -> String {
         None => NONE.to_owned(),
     };
     let pause = match progress.page_pause {
-        Some(pause) => humantime::format_duration(pause).to_string(),
+        Some(pause) => output::exactly(pause),
         None => NONE.to_owned(),
     };
     let parallelism = match (&progress.ramp, &progress.auto_parallelism) {

@@ -11,7 +11,7 @@ use crate::{
     batch::validate::validate_id,
     cli::{
         exit::{CliError, CliResult},
-        output::note,
+        output::{self, note},
         render::web_ui::{self, Noted, WebUi},
         shell::{Program, quoted},
         state_directory::state_directory,
@@ -116,7 +116,7 @@ impl ConnectionArgs {
     /// Returns the flags that were given, with their values; `--dev` has an empty one.
     fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
         let path = |path: &Option<PathBuf>| Some(path.as_ref()?.display().to_string());
-        let outage_timeout = self.outage_timeout.map(humantime::format_duration);
+        let outage_timeout = self.outage_timeout.map(output::exactly);
         [
             ("--address", self.address.clone()),
             ("--namespace", self.namespace.clone()),
@@ -128,10 +128,7 @@ impl ConnectionArgs {
             ("--tls-server-name", self.tls_server_name.clone()),
             ("--profile", self.profile.clone()),
             ("--config-file", path(&self.config_file)),
-            (
-                "--outage-timeout",
-                outage_timeout.map(|time| time.to_string()),
-            ),
+            ("--outage-timeout", outage_timeout),
             ("--ui-address", self.ui_address.clone()),
             ("--dev", self.dev.then(String::new)),
         ]

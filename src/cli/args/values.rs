@@ -1,11 +1,15 @@
 //! Parsers for the values of flags that several commands take.
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+use std::path::{Path, PathBuf};
 use std::{net::SocketAddr, time::Duration};
 
 use jiff::{Timestamp as Instant, civil::DateTime, tz::TimeZone};
 use serde_json::Value;
 
 use crate::base::{error::text::words, small_file, time::Timestamp};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+use crate::cli::exit::{CliError, CliResult};
 
 pub(crate) fn json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|e| format!("this is not JSON: {e}"))
@@ -69,6 +73,18 @@ fn instant(text: &str) -> Option<Instant> {
     let has_time = civil.contains(':');
     let civil: DateTime = has_time.then(|| civil.parse().ok())??;
     Some(civil.to_zoned(zone).ok()?.timestamp())
+}
+
+/// Returns a path that means the same in another directory, where a repeated command may run.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) fn absolute(path: &Path) -> CliResult<PathBuf> {
+    std::path::absolute(path).map_err(|e| {
+        CliError::usage(format_args!(
+            "\"{}\" is not a path: {}",
+            path.display(),
+            words(&e)
+        ))
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `export`: writes the rows of a table into files, with worker and batch in one process.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
@@ -8,9 +8,9 @@ use crate::{
     base::error::text::words,
     batch::Batch,
     cli::{
-        args::{databases::database::DatabaseArgs, table::table_spec},
+        args::{databases::database::DatabaseArgs, table::table_spec, values::absolute},
         exit::{CliError, CliResult, Exit},
-        output::{note, number},
+        output::{count, note},
         render::sentences,
         session::{CommandContext, args::SessionArgs, batch_id::named, database::SessionDatabase},
         shell::Program,
@@ -204,16 +204,6 @@ impl ExportCommand {
     }
 }
 
-fn absolute(path: &Path) -> CliResult<PathBuf> {
-    std::path::absolute(path).map_err(|e| {
-        CliError::usage(format_args!(
-            "{} is not a path: {}",
-            path.display(),
-            words(&e)
-        ))
-    })
-}
-
 /// Returns the id of the batch with these arguments on that database.
 fn batch_id(target: &str, args: &ExportArgs) -> String {
     let work = serde_json::json!([target, args]);
@@ -260,17 +250,17 @@ fn failed(error: SinkError) -> CliError {
 
 fn told(args: &ExportArgs, manifest: &Manifest) -> Exit {
     note(format_args!(
-        "{} rows in {} files of {} bytes; {} lists them",
-        number(manifest.records),
-        number(manifest.parts.len() as u64),
-        number(manifest.bytes),
+        "{} in {} of {}; {} lists them",
+        count(manifest.records, "row"),
+        count(manifest.parts.len() as u64, "file"),
+        count(manifest.bytes, "byte"),
         args.to.join("manifest.json").display()
     ));
     if let Some(file) = &manifest.concatenated {
         note(format_args!(
-            "all of them in {}, {} bytes",
+            "all of them in {}, {}",
             file.file,
-            number(file.bytes)
+            count(file.bytes, "byte")
         ));
     }
     Exit::Done

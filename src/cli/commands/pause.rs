@@ -78,10 +78,7 @@ impl PauseArgs {
             let end = match (self.until, self.lasting) {
                 (Some(until), _) => format!("; it continues at {}", output::time(until)),
                 (_, Some(lasting)) => {
-                    format!(
-                        "; it continues after {}",
-                        humantime::format_duration(lasting)
-                    )
+                    format!("; it continues after {}", output::exactly(lasting))
                 }
                 _ => String::new(),
             };

@@ -18,7 +18,7 @@ use crate::{
             repair::{FailedBatch, Repair},
         },
         exit::{CliError, CliResult, Exit},
-        output::{self, count, note, number},
+        output::{self, count, note},
         processors::Processors,
         render::batch_view::SCHEMA,
     },
@@ -273,11 +273,11 @@ impl Certificate {
             None => "to the end of the data".to_owned(),
         };
         let mut text = format!(
-            "batch \"{}\" {}: {} ({covered}, {} items processed)",
+            "batch \"{}\" {}: {} ({covered}, {} processed)",
             self.batch_id,
             if self.holds { "holds" } else { "does not hold" },
             self.summary(),
-            number(self.items.processed),
+            count(self.items.processed, "item"),
         );
         for failed in &self.check.failed {
             let place = |token: &Option<PageToken>, open: &str| {

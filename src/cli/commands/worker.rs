@@ -12,7 +12,7 @@ use crate::{
             values::task_queue, worker_tuning::TuningArgs,
         },
         exit::{CliError, CliResult, Exit},
-        output::note,
+        output::{exactly, note},
         processors::Processors,
     },
     engine::worker::{Worker, WorkerError, shutdown_signal},
@@ -143,7 +143,7 @@ impl WorkerArgs {
         }
         note(format_args!(
             "draining: waiting up to {} for running pages; a second Ctrl-C stops at once",
-            humantime::format_duration(self.drain_timeout)
+            exactly(self.drain_timeout)
         ));
         let again = shutdown_signal().map_err(WorkerError::Signals)?;
         let drain = async {

@@ -200,7 +200,10 @@ impl View {
                 }
                 bar.set_message(message);
             }
-            (_, None) if due => self.line(&progress, age(&progress), again),
+            (_, None) if due => {
+                let time = self.steady.time(age(&progress));
+                self.line(&progress, time, again);
+            }
             (_, None) => {}
         }
         if due {
@@ -253,7 +256,8 @@ impl View {
         self.tell_what_is_lost(&report.progress);
         if self.style == Style::Lines {
             self.pace.record(&report.progress);
-            self.line(&report.progress, report.duration(), 0);
+            let time = self.steady.time(report.duration());
+            self.line(&report.progress, time, 0);
         }
     }
 
@@ -298,8 +302,8 @@ fn is_wrong(p: &Progress) -> bool {
 }
 
 fn describe(p: &Progress, pace: &Pace, again: u64) -> String {
-    let mut parts = vec![match sentences::total(p) {
-        Some(total) => format!("{} of {total} items", number(p.items.total())),
+    let mut parts = vec![match sentences::total_items(p) {
+        Some(total) => format!("{} of {total}", number(p.items.total())),
         None => format!(
             "{} in {}",
             count(p.items.total(), "item"),
@@ -319,17 +323,10 @@ fn describe(p: &Progress, pace: &Pace, again: u64) -> String {
     if again > 0 {
         parts.push(sentences::again(again));
     }
-    for (n, what) in [
-        (u64::from(p.pages_in_flight), "in flight"),
-        (p.retries, if p.retries == 1 { "retry" } else { "retries" }),
-        (u64::from(p.pages_stuck), "stuck"),
-        (p.pages_failed, "given up"),
-        (p.items.failed, "items failed"),
-    ] {
-        if n > 0 {
-            parts.push(format!("{} {what}", number(n)));
-        }
+    if p.pages_in_flight > 0 {
+        parts.push(format!("{} in flight", p.pages_in_flight));
     }
+    parts.extend(sentences::troubles(p));
     match (p.phase, because(p)) {
         (Phase::Running, Some(why)) if is_wrong(p) => parts.push(why),
         (Phase::Running, _) => {}

@@ -4,17 +4,18 @@
 //! again and are counted once, so the counts of the batch drop for a while, although the person who watches has already
 //! seen those pages finish.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     page::{size::Stand, token::PageToken},
     progress::{ItemCounts, Progress},
 };
 
-/// Remembers the highest counts that were shown of a batch run.
+/// Remembers the highest counts and the latest time that were shown of a batch run.
 #[derive(Debug, Default)]
 pub(crate) struct MonotonicCounts {
     furthest: Option<Furthest>,
+    time: Duration,
 }
 
 impl MonotonicCounts {
@@ -23,9 +24,19 @@ impl MonotonicCounts {
         let mut shown = look.clone();
         let before = self.furthest.take();
         let before = before.filter(|before| before.batch_run == look.batch_run);
+        if before.is_none() {
+            self.time = Duration::ZERO;
+        }
         let again = before.map_or(0, |before| before.hold(&mut shown));
         self.furthest = Some(Furthest::of(&shown));
         (shown, again)
+    }
+
+    /// Returns the time to show for the latest look. The age of a running batch is measured with the clock of this
+    /// machine, and the duration of one that has ended with the server's, which may be behind.
+    pub(crate) fn time(&mut self, time: Duration) -> Duration {
+        self.time = self.time.max(time);
+        self.time
     }
 }
 
@@ -106,6 +117,19 @@ mod tests {
         let (shown, again) = steady.show(&at("r", 210_000, 0, 210));
         assert_eq!((shown.items.processed, shown.items.failed), (210_000, 0));
         assert_eq!((shown.pages_completed, again), (210, 0));
+    }
+
+    #[test]
+    fn a_time_is_never_earlier_than_the_one_before_except_in_another_run() {
+        let mut steady = MonotonicCounts::default();
+        steady.show(&at("r", 1, 0, 1));
+        let shown = [1_000, 6_900, 6_500, 7_000].map(|ms| steady.time(Duration::from_millis(ms)));
+        assert_eq!(
+            shown.map(|time| time.as_millis()),
+            [1_000, 6_900, 6_900, 7_000]
+        );
+        steady.show(&at("s", 0, 0, 0));
+        assert_eq!(steady.time(Duration::from_millis(10)).as_millis(), 10);
     }
 
     #[test]

@@ -45,14 +45,14 @@ pub(crate) fn because(p: &Progress) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Formats the time left: `between 12m and 18m left`.
+/// Formats the time left: `between 12m and 18m`.
 pub(crate) fn time_left(left: TimeLeft) -> Option<String> {
     let length = |seconds| Duration::try_from_secs_f64(seconds).ok().map(about);
     let at_least = length(left.at_least)?;
     Some(match length(left.at_most) {
-        Some(at_most) if at_most == at_least => format!("about {at_least} left"),
-        Some(at_most) => format!("between {at_least} and {at_most} left"),
-        None => format!("more than {at_least} left"),
+        Some(at_most) if at_most == at_least => format!("about {at_least}"),
+        Some(at_most) => format!("between {at_least} and {at_most}"),
+        None => format!("more than {at_least}"),
     })
 }
 
@@ -131,8 +131,9 @@ fn of_partition(p: &PartitionProgress) -> String {
     let failed = match p.items.failed + p.pages_failed {
         0 => String::new(),
         _ => format!(
-            ", {} pages and {} items failed",
-            p.pages_failed, p.items.failed
+            ", {} and {} failed",
+            count(p.pages_failed, "page"),
+            count(p.items.failed, "item")
         ),
     };
     let items = count(p.items.total(), "item");
@@ -235,9 +236,9 @@ pub(crate) fn lock(p: &Progress) -> Option<String> {
     })
 }
 
-/// Formats pages in flight by age: `3 under 10 s, 1 under 1 min`.
+/// Formats pages in flight by age: `3 under 10s, 1 under 1m`.
 pub(crate) fn age_groups(groups: [u32; 4]) -> Option<String> {
-    let ages = ["under 10 s", "under 1 min", "under 10 min", "longer"];
+    let ages = ["under 10s", "under 1m", "under 10m", "longer"];
     let known: Vec<_> = groups
         .iter()
         .zip(ages)
@@ -314,6 +315,30 @@ fn said<const N: usize>(facts: [(&'static str, Option<String>); N]) -> Vec<Fact>
 /// Returns the number of items, if known: `10,000`, or `about 10,000` for an estimate.
 pub(crate) fn total(p: &Progress) -> Option<String> {
     (p.size() != Size::Unknown).then(|| size(p.size()))
+}
+
+/// Returns the number of items with its noun, if known.
+pub(crate) fn total_items(p: &Progress) -> Option<String> {
+    let items = if p.size() == Size::Exact(1) {
+        "item"
+    } else {
+        "items"
+    };
+    total(p).map(|total| format!("{total} {items}"))
+}
+
+/// Returns what has gone wrong so far: `2 retries`, `1 page given up`.
+pub(crate) fn troubles(p: &Progress) -> Vec<String> {
+    [
+        (p.retries, "retry", ""),
+        (u64::from(p.pages_stuck), "page", " stuck"),
+        (p.pages_failed, "page", " given up"),
+        (p.items.failed, "item", " failed"),
+    ]
+    .into_iter()
+    .filter(|(n, _, _)| *n > 0)
+    .map(|(n, one, what)| format!("{}{what}", count(n, one)))
+    .collect()
 }
 
 /// Formats a number of items: `10,000`, `about 10,000` or `unknown`.
@@ -459,7 +484,7 @@ pub(crate) mod tests {
                 "throttle: replica holds the batch for 30s: replica lag 3.2 s > 2 s",
                 "window: 22:00..06:00; closed, opens at 2023-11-15T00:14:20Z (in 2h)",
                 "lock: waits for products, which emails-2026 holds",
-                "in flight: 3 under 10 s, 1 under 10 min since its dispatch",
+                "in flight: 3 under 10s, 1 under 10m since its dispatch",
                 "longest: 1m since its dispatch",
             ]
         );
@@ -468,10 +493,10 @@ pub(crate) mod tests {
     #[test]
     fn the_time_left_is_as_precise_as_it_is_known() {
         let left = |at_least, at_most| time_left(TimeLeft { at_least, at_most }).unwrap();
-        assert_eq!(left(731.0, 1_075.0), "between 12m and 18m left");
-        assert_eq!(left(731.0, 732.0), "about 12m left");
-        assert_eq!(left(5_400.0, 90_000.0), "between 1h 30m and 1day 1h left");
-        assert_eq!(left(40.0, f64::INFINITY), "more than 40s left");
+        assert_eq!(left(731.0, 1_075.0), "between 12m and 18m");
+        assert_eq!(left(731.0, 732.0), "about 12m");
+        assert_eq!(left(5_400.0, 90_000.0), "between 1h 30m and 1 day 1h");
+        assert_eq!(left(40.0, f64::INFINITY), "more than 40s");
         let unknown = TimeLeft {
             at_least: f64::NAN,
             at_most: 1.0,

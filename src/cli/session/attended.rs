@@ -6,7 +6,7 @@ use crate::{
     cli::{
         args::temporal_server::ConnectionArgs,
         exit::{CliError, CliResult, Exit},
-        output::note,
+        output::{exactly, note},
         render::{
             follow::{Followed, Style, follow},
             web_ui,
@@ -147,7 +147,7 @@ impl Session<'_> {
     async fn leave(&self, worker: RunningWorker) -> CliResult {
         note(format_args!(
             "interrupted: waiting up to {} for running pages; a second Ctrl-C stops at once",
-            humantime::format_duration(self.drain_timeout)
+            exactly(self.drain_timeout)
         ));
         let again = shutdown_signal().map_err(WorkerError::Signals)?;
         tokio::select! {

@@ -4,7 +4,11 @@
 //! A running batch keeps its limits, so the flags of a repeated command may differ from them.
 
 use crate::{
-    cli::{args::pacing::PacingArgs, output::note, shell::Program},
+    cli::{
+        args::pacing::PacingArgs,
+        output::{count, note},
+        shell::Program,
+    },
     engine::client::BatchHandle,
     progress::{Progress, phase::Phase},
 };
@@ -54,9 +58,14 @@ fn too_few(p: &Progress, slots: u32, program: &Program) -> Option<String> {
         None => "",
     };
     let set = program.of_batch("set", id);
+    let (wait, them) = match others {
+        1 => ("waits", "it"),
+        _ => ("wait", "them"),
+    };
     Some(format!(
-        "this command works on {slots} of the {most} pages at once that batch \"{id}\" may have in flight; the other \
-         {others} wait for other workers{hold}; `{set} --max-parallelism {slots}` leaves them out"
+        "this command works on {slots} of the {} at once that batch \"{id}\" may have in flight; the other {others} \
+         {wait} for other workers{hold}; `{set} --max-parallelism {slots}` leaves {them} out",
+        count(u64::from(most), "page")
     ))
 }
 

@@ -761,6 +761,11 @@ impl StrideChain {
         (!self.end_of_data).then(|| self.next_number - 1)
     }
 
+    /// Replaces the seed of the waits between attempts.
+    pub fn seed_by(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
     /// The end of this chain's range, unless it is the end of the data.
     pub fn last(&self) -> Option<&PageToken> {
         self.last.as_ref()

@@ -9,9 +9,12 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{
-    MAX_STRIDE,
-    pace_settings::stride::{AutoStride, Stride},
+use crate::{
+    base::text::in_units,
+    batch::{
+        MAX_STRIDE,
+        pace_settings::stride::{AutoStride, Stride},
+    },
 };
 
 /// The multiple of the target after which a stride gives its remaining pages back, at a page boundary.
@@ -119,7 +122,7 @@ fn about(time: Duration) -> String {
     let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
     let digits = 10u64.pow(nanos.ilog10().saturating_sub(2));
     let time = Duration::from_nanos(nanos / digits * digits);
-    humantime::format_duration(time).to_string()
+    in_units(time)
 }
 
 /// Decides the length of the next strides, and remembers the lengths of the open ones.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     base::{
-        text::{about, number, per_second},
+        text::{about, exactly, number, per_second},
         time::Timestamp,
     },
     decisions::{chain::Run, pacing::fitting_page},
@@ -164,9 +164,7 @@ fn by_pause(s: &Situation<'_>, runs: &[Run]) -> Option<(HeldBy, String)> {
     // The part of the running strides' time that is spent in pauses.
     let paused = pages * pause.as_secs_f64() / runs.len() as f64;
     (paused >= PAUSE_IS_USED || are_younger_than(runs, 2 * pause, s.now)).then(|| {
-        let pause = humantime::format_duration(Duration::from_millis(
-            u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-        ));
+        let pause = exactly(pause);
         (HeldBy::Rate, format!("a pause of {pause} before each page"))
     })
 }

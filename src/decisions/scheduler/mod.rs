@@ -11,7 +11,10 @@ mod stage;
 use std::time::Duration;
 
 use crate::{
-    base::time::{Timestamp, earliest},
+    base::{
+        text::count,
+        time::{Timestamp, earliest},
+    },
     decisions::chain::{Broken, ItemBudget, MAX_STUCK, STRIDE_BYTES, Stride, StrideChain},
     page::token::PageToken,
     progress::phase::{Outcome, Phase},
@@ -63,6 +66,8 @@ pub(crate) struct Limits {
     pub hooks_running: bool,
     /// True while the stride length is tuned and too few pages have been timed. Strides cut now are short.
     pub strides_grow: bool,
+    /// True if strides that are cut now have one page, so that each may reveal only the next one.
+    pub one_page_strides: bool,
     /// True if strides are given to workflows that outlive the run while a continue-as-new is due. False if no such
     /// workflow could be started.
     pub overlaps: bool,
@@ -314,9 +319,7 @@ fn ending(chain: &StrideChain, limits: &Limits, now: Timestamp) -> Option<Ending
 pub(crate) fn given_up(pages: u64, items: u64) -> String {
     let counted = [(pages, "page"), (items, "item")];
     let named = counted.into_iter().filter(|(n, _)| *n > 0);
-    let named: Vec<String> = named
-        .map(|(n, what)| format!("{n} {what}{}", if n == 1 { "" } else { "s" }))
-        .collect();
+    let named: Vec<String> = named.map(|(n, what)| count(n, what)).collect();
     let verb = if pages + items == 1 { "was" } else { "were" };
     format!("{} {verb} given up", named.join(" and "))
 }

@@ -81,8 +81,10 @@ fn runnable(chain: &StrideChain, limits: &Limits, now: Timestamp) -> u32 {
     let most = limits.max_parallelism.max(1);
     let due = due(chain, limits, now);
     let known = chain.running() + due;
-    // When each page reveals only the next one, all known pages may be running and still be few.
-    let more_to_come = due <= 1 && is_at_frontier(chain, due);
+    // When each page reveals only the next one, all known pages may be running and still be few. A longer stride reveals
+    // all the others at its beginning or none before its last page, and a first stride may be the only one.
+    let one_by_one = limits.one_page_strides && chain.frontier() != Some(0);
+    let more_to_come = one_by_one && due <= 1 && is_at_frontier(chain, due);
     let expected = if more_to_come { known * 2 } else { known };
     expected.clamp(1, most)
 }
@@ -118,7 +120,9 @@ mod tests {
     use super::super::{Decision, decide, yields};
     use super::*;
     use crate::{
-        batch::retry::RetryPolicy, decisions::chain::Event, page::token::PageToken,
+        batch::retry::RetryPolicy,
+        decisions::chain::{Event, Stride},
+        page::token::PageToken,
         protocol::StrideReport,
     };
 
@@ -155,6 +159,19 @@ mod tests {
             };
             chain.record(reported).unwrap();
         }
+    }
+
+    /// Has a running stride announce the one after it.
+    fn announce_next(chain: &mut StrideChain, stride: u64) -> PageToken {
+        let next = PageToken::encode(&stride).unwrap();
+        let run = chain.stride(stride).and_then(Stride::run);
+        let announced = Event::Announced {
+            by: stride,
+            dispatch: run.unwrap().dispatch,
+            starts: std::slice::from_ref(&next),
+        };
+        chain.record(announced).unwrap();
+        next
     }
 
     fn limits(max_parallelism: u32, rate: Option<f64>, page_rate: Option<f64>) -> Limits {
@@ -226,21 +243,53 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// The rest of the rate would have no user.
+        #[test]
+        fn an_only_stride_has_the_whole_rate(
+            limits in any_limits(), one_page_strides in any::<bool>(), finished in 0u64..3
+        ) {
+            let one_page_strides = one_page_strides && finished == 0;
+            let limits = Limits { one_page_strides, ..limits };
+            let mut chain = StrideChain::new(None, 1);
+            for n in 0..finished {
+                dispatch_all(&mut chain, &limits);
+                let next = announce_next(&mut chain, n);
+                let report = StrideReport {
+                    covered_to: Some(next),
+                    pages: 1,
+                    ..StrideReport::default()
+                };
+                let policy = &RetryPolicy::default();
+                let report = Box::new(report);
+                let reported = Event::Reported { stride: n, report, policy, dead_letters: false, now: NOW };
+                chain.record(reported).unwrap();
+            }
+            dispatch_all(&mut chain, &limits);
+            prop_assert_eq!(chain.running(), 1);
+            for (limit, of) in kinds(&limits) {
+                prop_assert_eq!(shares_of(&chain, of), Vec::from_iter(limit));
+            }
+            prop_assert_eq!(yields(&chain, &limits, NOW), Vec::<u64>::new());
+        }
+    }
+
     /// Each page announces the next one as it begins.
     #[test]
     fn pages_that_are_found_one_by_one_leave_a_share_for_the_next() {
-        let limits = limits(10, Some(100.0), None);
+        let limits = Limits {
+            one_page_strides: true,
+            ..limits(10, Some(100.0), None)
+        };
         let mut chain = StrideChain::new(None, 1);
         for n in 0..4u64 {
             dispatch_all(&mut chain, &limits);
+            // The first page has the whole rate until there is a second one.
+            let told = yields(&chain, &limits, NOW);
+            come_back(&mut chain, &told);
+            dispatch_all(&mut chain, &limits);
             assert_eq!(u64::from(chain.running()), n + 1, "nothing is left for it");
-            let starts = [PageToken::encode(&n).unwrap()];
-            let announced = Event::Announced {
-                by: n,
-                dispatch: chain.dispatches(),
-                starts: &starts,
-            };
-            chain.record(announced).unwrap();
+            announce_next(&mut chain, n);
         }
         let shares = shares_of(&chain, |run| run.rate_share);
         assert!(shares.iter().sum::<f64>() <= 100.0 + 1e-9, "{shares:?}");

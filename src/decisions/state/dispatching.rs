@@ -35,6 +35,7 @@ impl BatchState {
             outputs_full: self.work.chain.fold().is_some_and(Fold::is_full),
             hooks_running: self.hooks_running,
             strides_grow: self.strides_grow(),
+            one_page_strides: self.stride_length().pages == 1,
             overlaps: self.work.outbox.on,
             delivering: self.work.outbox.is_delivering(),
             of_part: self.is_part(),

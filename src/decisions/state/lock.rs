@@ -8,6 +8,14 @@ use crate::{
     protocol::LockOrder,
 };
 
+/// Returns the reason why a batch that does not wait for its lock is refused. `since` follows the holder.
+pub(crate) fn is_held(name: &str, by: &str, since: &str) -> String {
+    format!(
+        "lock \"{name}\" is held by batch \"{by}\"{since}; wait for it with --wait-for-lock, or start again when that \
+         batch has ended"
+    )
+}
+
 impl<W: Work> BatchState<W> {
     pub(crate) fn lock_order(&self) -> Option<LockOrder> {
         let spec = &self.input.spec;

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::{
+    base::time::Timestamp,
     batch::{HOOK_TIMEOUT, TRACK_EVERY},
     decisions::state::{BatchState, work::Work},
     processor::hooks::{Failure, FailureNotice, HookCall},
@@ -81,6 +82,12 @@ impl<W: Work> BatchState<W> {
         self.input.spec.hooks.failure_handler.as_ref()?;
         let number = self.notices.number();
         self.notice(number, Failure::Ended(Box::new(report.clone())))
+    }
+
+    /// Returns when the tracker is due, if there is one.
+    pub(crate) fn tracked_at(&self) -> Option<Timestamp> {
+        let tracker = self.input.spec.hooks.tracker.as_ref();
+        tracker.map(|_| self.notices.track_at)
     }
 
     /// Returns the progress to send to the tracker now.

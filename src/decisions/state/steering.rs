@@ -3,7 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::{
-    base::{error::truncate, time::Timestamp},
+    base::{error::truncate, text::exactly, time::Timestamp},
     batch::pace_settings::stride::Stride,
     decisions::state::{BatchState, work::Work},
     progress::{PauseNote, audit::Given},
@@ -157,7 +157,7 @@ impl<W: Work> BatchState<W> {
         }
         if let Some(pause) = request.page_pause {
             pacing.page_pause = pause.into_option();
-            let pause = pacing.page_pause.map(humantime::format_duration);
+            let pause = pacing.page_pause.map(exactly);
             done.push(format!("set page_pause to {}", named(pause)));
         }
         match &request.page_size {

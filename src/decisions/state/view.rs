@@ -3,7 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::{
-    base::error::truncate,
+    base::{error::truncate, text::count},
     decisions::{
         pacing::{StrideLength, Terms, advice},
         scheduler::Ending,
@@ -204,20 +204,20 @@ pub(crate) fn details(p: &Progress) -> String {
     );
     let mark = match &p.partition_counts {
         Some(counts) => format!(
-            "{} of {} partitions finished",
-            counts.finished, counts.total
+            "{} of {} finished",
+            counts.finished,
+            count(u64::from(counts.total), "partition")
         ),
         None => format!("finished up to {mark}"),
     };
     format!(
-        "**{}**{why}  \n{} pages, {} items{share}; {} in flight, {} stuck, {} pages and {} items \
-         failed; {mark}",
+        "**{}**{why}  \n{}, {}{share}; {} in flight, {} stuck, {} and {} failed; {mark}",
         p.phase,
-        p.pages_completed,
-        p.items.total(),
+        count(p.pages_completed, "page"),
+        count(p.items.total(), "item"),
         p.pages_in_flight,
         p.pages_stuck,
-        p.pages_failed,
-        p.items.failed,
+        count(p.pages_failed, "page"),
+        count(p.items.failed, "item"),
     )
 }

@@ -10,7 +10,10 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    base::error::{PageError, text::words},
+    base::{
+        error::{PageError, text::words},
+        text::exactly,
+    },
     protocol::COMBINE_TIMED_OUT,
 };
 
@@ -73,7 +76,10 @@ impl Combining {
             .map_err(|e| busy(format!("cannot start a thread: {}", words(&e))))?;
         match tokio::time::timeout_at(until, done).await {
             Ok(Ok(combined)) => combined,
-            Ok(Err(_)) | Err(_) => Err(timed_out(format!("no result within {:?}", self.patience))),
+            Ok(Err(_)) | Err(_) => Err(timed_out(format!(
+                "no result within {}",
+                exactly(self.patience)
+            ))),
         }
     }
 

@@ -23,6 +23,7 @@ use temporalio_sdk::{ApplicationFailure, activities::ActivityError};
 use super::side::retry;
 use crate::{
     batch::lock_name::workflow_id,
+    decisions::state::lock::is_held,
     engine::controller::Controller,
     protocol::{LOCK_HELD, LOCK_HOLDER, LockHeld, LockOrder, MEMO_BATCH_RUN},
 };
@@ -234,13 +235,8 @@ fn held(name: &str, holder: &Holder) -> ActivityError {
     let since = holder.since.map_or_else(String::new, |since| {
         format!(" since {}", humantime::format_rfc3339_seconds(since))
     });
-    let by = &holder.batch_id;
-    let message = format!(
-        "lock \"{name}\" is held by batch \"{by}\"{since}; wait for it with --wait-for-lock, or start again \
-         when that batch has ended"
-    );
     ActivityError::from(
-        ApplicationFailure::builder(message)
+        ApplicationFailure::builder(is_held(name, &holder.batch_id, &since))
             .type_name(LOCK_IS_HELD.to_owned())
             .non_retryable(true)
             .build(),

@@ -87,15 +87,8 @@ impl PageActivities {
         ctx: ActivityContext,
         order: StrideOrder,
     ) -> Result<StrideReport, ActivityError> {
-        let span = tracing::info_span!(
-            "stride",
-            batch = order.batch_id,
-            batch_run = order.batch_run,
-            processor = order.processor,
-            stride = order.stride,
-            attempt = order.attempt,
-            workflow_run = ctx.info().workflow_run_id.as_deref().unwrap_or_default(),
-        );
+        let workflow_run = ctx.info().workflow_run_id.as_deref();
+        let span = span_of(&order, workflow_run.unwrap_or_default());
         let run = self.run(ctx, order).instrument(span);
         self.abandonment.unless_abandoned(run).await
     }
@@ -230,12 +223,34 @@ fn shown(token: Option<&PageToken>) -> String {
     })
 }
 
+/// Returns the span of a stride. The attempt is a field of each page in it: a second one here would stand twice in a
+/// line.
+fn span_of(order: &StrideOrder, workflow_run: &str) -> tracing::Span {
+    tracing::info_span!(
+        "stride",
+        batch = order.batch_id,
+        batch_run = order.batch_run,
+        processor = order.processor,
+        stride = order.stride,
+        workflow_run,
+    )
+}
+
+/// Returns which attempt at its last page a failed stride made. Only the first page of a stride may have failed before.
+fn attempt_of(order: &StrideOrder, report: &StrideReport) -> u32 {
+    match report.covered_to {
+        None => order.attempt,
+        Some(_) => 1,
+    }
+}
+
 fn log_end(order: &StrideOrder, report: &StrideReport, took: Duration) {
     match &report.failure {
         Some(failure) => tracing::warn!(
             error_type = failure.error_type,
             error = failure.message,
             retryable = failure.retryable,
+            attempt = attempt_of(order, report),
             start = shown(report.covered_to.as_ref().or(order.start.as_ref())),
             "page failed"
         ),
@@ -245,5 +260,30 @@ fn log_end(order: &StrideOrder, report: &StrideReport, took: Duration) {
             took_ms = took.as_millis(),
             "stride ended"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stride::tests::order;
+
+    #[test]
+    fn a_line_about_a_page_has_its_attempt_once() {
+        let span = span_of(&order(), "run");
+        assert!(span.has_field("stride"));
+        assert!(!span.has_field("attempt"), "the span of the page has it");
+    }
+
+    #[test]
+    fn a_failed_page_behind_finished_ones_was_attempted_once() {
+        let order = StrideOrder {
+            attempt: 3,
+            ..order()
+        };
+        let mut report = StrideReport::default();
+        assert_eq!(attempt_of(&order, &report), 3);
+        report.covered_to = Some(PageToken::encode(&10).unwrap());
+        assert_eq!(attempt_of(&order, &report), 1);
     }
 }

@@ -15,7 +15,10 @@ use super::{
     waiting::WaitTeller,
 };
 use crate::{
-    base::error::{MAX_MESSAGE_CHARS, PageError, truncate},
+    base::{
+        error::{MAX_MESSAGE_CHARS, PageError, truncate},
+        text::exactly,
+    },
     decisions::pacing::Openings,
     engine::controller::{
         CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity,
@@ -148,7 +151,7 @@ impl SideActivities {
                 Ok(called) => called.flatten(),
                 Err(_) => {
                     let limit = order.timeout;
-                    let late = PageError::retryable(format_args!("not done after {limit:?}"));
+                    let late = PageError::retryable(format_args!("not done after {}", exactly(limit)));
                     Err(late.with_type("HookTimeout"))
                 }
             },

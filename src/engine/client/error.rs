@@ -3,7 +3,13 @@
 use temporalio_client::errors::ClientError;
 
 use super::{BatchStatus, Remedy};
-use crate::{base::time::Timestamp, batch::validate::InvalidBatch};
+use crate::{
+    base::{
+        text::{count, exactly},
+        time::Timestamp,
+    },
+    batch::validate::InvalidBatch,
+};
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -109,8 +115,8 @@ pub enum ProgressError {
     /// that wrote it, or the history is damaged. Nothing is lost, and the batch stands still until a worker
     /// can. If no such worker can be deployed, see [`BatchHandle::recover`](super::BatchHandle::recover).
     #[error(
-        "the workflow task of batch \"{batch_id}\" has failed {times} times in a row, so the batch stands \
-         still; {remedy}"
+        "the workflow task of batch \"{batch_id}\" has failed {} in a row, so the batch stands still; {remedy}",
+        count(u64::from(*times), "time")
     )]
     TaskFails {
         /// The id.
@@ -129,7 +135,7 @@ pub enum ProgressError {
 }
 
 fn ago(earlier: Timestamp, now: Timestamp) -> String {
-    humantime::format_duration(now.since(earlier)).to_string()
+    exactly(now.since(earlier))
 }
 
 /// A request to a batch failed.

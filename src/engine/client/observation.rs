@@ -22,7 +22,7 @@ use super::{
     running::{running_strides, time},
 };
 use crate::{
-    base::time::Timestamp,
+    base::{text::count, time::Timestamp},
     engine::controller::Controller,
     page::size::Stand,
     progress::{Progress, by_age, phase::Phase},
@@ -145,7 +145,10 @@ impl Observation {
         };
         let absent = self.workers.as_ref().is_some_and(|workers| !workers.any());
         if let Some(times) = self.task_failures.filter(|_| !absent) {
-            progress.explanation = format!("the workflow task has failed {times} times in a row");
+            progress.explanation = format!(
+                "the workflow task has failed {} in a row",
+                count(u64::from(times), "time")
+            );
             if let Some(remedy) = self.remedy {
                 progress.explanation = format!("{}: {remedy}", progress.explanation);
             }

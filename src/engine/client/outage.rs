@@ -9,7 +9,7 @@ use std::{
 
 use temporalio_client::tonic::Code;
 
-use crate::base::error::text::status_of;
+use crate::base::{error::text::status_of, text::exactly};
 
 /// Time limit of an outage: long enough to replace or restore a server, short enough for an unattended script.
 pub(crate) const OUTAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -70,7 +70,7 @@ impl Outages {
             tracing::warn!(
                 "Temporal has not answered since {}; trying again, giving up after {}",
                 humantime::format_rfc3339_seconds(SystemTime::now()),
-                humantime::format_duration(self.timeout)
+                exactly(self.timeout)
             );
             Instant::now()
         });
@@ -83,7 +83,7 @@ impl Outages {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(began) = since.take() {
             let away = Duration::from_secs(began.elapsed().as_secs());
-            let away = humantime::format_duration(away);
+            let away = exactly(away);
             tracing::warn!("Temporal answers again, after {away}");
         }
     }

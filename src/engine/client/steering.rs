@@ -127,13 +127,7 @@ impl BatchHandle {
     /// See [`ControlError`].
     pub async fn pause_with(&self, options: PauseOptions) -> Result<Steered, ControlError> {
         options.validate()?;
-        let id = new_id();
-        let mut request = options.into_request();
-        let given = self.given();
-        request.who = given.who;
-        request.reason = request.reason.or(given.why);
-        request.id = Some(id.clone());
-        self.steer(id, Steer::Pause(request)).await
+        self.steer(Steer::Pause(options.into_request())).await
     }
 
     /// Resumes the batch. Resuming a running batch changes nothing. If the batch had paused itself because
@@ -142,12 +136,7 @@ impl BatchHandle {
     /// # Errors
     /// See [`ControlError`].
     pub async fn resume(&self) -> Result<Steered, ControlError> {
-        let id = new_id();
-        let request = ResumeRequest {
-            given: self.given(),
-            id: Some(id.clone()),
-        };
-        self.steer(id, Steer::Resume(request)).await
+        self.steer(Steer::Resume(ResumeRequest::default())).await
     }
 
     /// Approves the [stage](crate::Batch::stages) that waits, whatever its check found, and continues. Failures
@@ -156,12 +145,7 @@ impl BatchHandle {
     /// # Errors
     /// The request is refused if no stage waits. For other errors see [`ControlError`].
     pub async fn approve(&self) -> Result<Steered, ControlError> {
-        let id = new_id();
-        let request = ApproveRequest {
-            given: self.given(),
-            id: Some(id.clone()),
-        };
-        self.steer(id, Steer::Approve(request)).await
+        self.steer(Steer::Approve(ApproveRequest::default())).await
     }
 
     /// Changes settings; those that are not named stay as they are.
@@ -173,11 +157,7 @@ impl BatchHandle {
             return Err(ControlError::NothingToSet);
         }
         settings.validate()?;
-        let id = new_id();
-        let mut request = settings.into_request();
-        request.given = self.given();
-        request.id = Some(id.clone());
-        self.steer(id, Steer::Set(request)).await
+        self.steer(Steer::Set(settings.into_request())).await
     }
 
     /// Sets the limit on pages in flight. With 0 no further pages start.
@@ -216,7 +196,8 @@ impl BatchHandle {
     }
 
     /// Asks the controller if a worker can answer, and queues the request at the server otherwise.
-    async fn steer(&self, id: String, what: Steer) -> Result<Steered, ControlError> {
+    async fn steer(&self, what: Steer) -> Result<Steered, ControlError> {
+        let request = what.signed(self.given(), uuid::Uuid::new_v4().to_string());
         // An update of a workflow that has ended would only fail after its time limit.
         let description = match self.describe().await {
             Ok(description) => description,
@@ -240,7 +221,7 @@ impl BatchHandle {
                     remedy,
                 }));
             }
-            let update = self.update(id.clone(), what.clone());
+            let update = self.update(request.clone());
             match tokio::time::timeout(ANSWER_TIMEOUT, update).await {
                 Ok(Ok(())) => return Ok(Steered::Applied),
                 Ok(Err(WorkflowUpdateError::NotFound(_))) => {
@@ -260,7 +241,7 @@ impl BatchHandle {
                 }
             }
         }
-        self.signal(id, what).await?;
+        self.signal(request).await?;
         Ok(Steered::Queued {
             task_queue,
             polling,
@@ -268,13 +249,13 @@ impl BatchHandle {
     }
 
     /// Sends the request as an update, which a worker answers.
-    fn update(&self, id: String, what: Steer) -> BoxFuture<'_, Result<(), WorkflowUpdateError>> {
+    fn update(&self, asked: SteerRequest) -> BoxFuture<'_, Result<(), WorkflowUpdateError>> {
         Box::pin(async move {
             let workflow = self.workflow();
             let mut options = WorkflowExecuteUpdateOptions::default();
             // The server accepts an update with this id only once.
-            options.update_id = Some(id);
-            match what {
+            options.update_id = Some(asked.id);
+            match asked.what {
                 Steer::Pause(request) => {
                     let update = workflow.execute_update(Controller::pause, request, options);
                     update.await.map(drop)
@@ -298,12 +279,11 @@ impl BatchHandle {
     }
 
     /// Sends the request as a signal, which waits at the server until a worker takes it.
-    fn signal(&self, id: String, what: Steer) -> BoxFuture<'_, Result<(), ControlError>> {
+    fn signal(&self, request: SteerRequest) -> BoxFuture<'_, Result<(), ControlError>> {
         Box::pin(async move {
             let options = WorkflowSignalOptions::builder()
-                .request_id(id.clone())
+                .request_id(request.id.clone())
                 .build();
-            let request = SteerRequest { id, what };
             let workflow = self.workflow();
             let sent = workflow.signal(Controller::steer, request, options).await;
             self.taken(sent).await
@@ -332,10 +312,6 @@ impl BatchHandle {
             },
         }
     }
-}
-
-fn new_id() -> String {
-    uuid::Uuid::new_v4().to_string()
 }
 
 /// Returns whether the controller has not handled an update although the server has answered: no worker polls

@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::text::exactly;
+
 pub(super) type Source = Box<dyn Error + Send + Sync>;
 
 /// The reason why [`connect`](crate::engine::connect::connect) failed.
@@ -128,7 +130,7 @@ pub enum ConnectError {
     /// for input.
     #[error(
         "no answer from a Temporal server at {address} within {}; check the address and that nothing blocks the way, start a server with `temporal server start-dev` or `temporal-batch dev-server`, or name another with --address or TEMPORAL_ADDRESS",
-        humantime::format_duration(*timeout)
+        exactly(*timeout)
     )]
     NoAnswer {
         /// The address.

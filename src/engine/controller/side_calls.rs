@@ -90,8 +90,8 @@ impl<'a> SideCalls<'a> {
         until: Option<Timestamp>,
     ) -> Option<Timestamp> {
         let due = ctx.batch(|s| {
-            let tracked = s.input.spec.hooks.tracker.is_some() && self.tracker.is_none();
-            (tracked && !W::Work::makes_way(s)).then_some(s.notices.track_at)
+            let tracked = s.tracked_at().filter(|_| self.tracker.is_none());
+            tracked.filter(|_| !W::Work::makes_way(s))
         });
         crate::base::time::earliest(until, due)
     }

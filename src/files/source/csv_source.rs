@@ -5,7 +5,7 @@ use std::{borrow::Cow, path::PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    base::error::PageError,
+    base::{error::PageError, text::count},
     files::{
         BadRecord, CsvFormat, FilePosition, FileRecord, Header, SourceFile,
         error::FileError,
@@ -308,7 +308,7 @@ impl CsvSource {
         match columns.number {
             Some(expected) if expected != number && !self.format.flexible => Err(BadRecord::new(
                 "WrongColumnCount",
-                format!("{number} columns instead of {expected}"),
+                format!("{} instead of {expected}", count(number as u64, "column")),
             )),
             _ => Ok(()),
         }

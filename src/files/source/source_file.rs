@@ -155,7 +155,7 @@ impl SourceFile {
                 return Err(FileError::Compressed {
                     path,
                     with: "gzip",
-                    advice: ", or name a folder to decompress it into (a spool)",
+                    advice: ", or name a folder to decompress it into with --spool FOLDER, or `spool` in code",
                 });
             }
             Beginning::Other(with) => {

@@ -17,7 +17,10 @@ use super::{
     Throttle, Verdict,
     state::{Event, Said, ThrottleState},
 };
-use crate::base::error::{PageError, text::words};
+use crate::base::{
+    error::{PageError, text::words},
+    text::exactly,
+};
 #[cfg(feature = "temporal")]
 use crate::metrics::Metrics;
 
@@ -125,7 +128,7 @@ impl Asked {
                 Ok(panic) => PageError::panicked(&*panic).message().to_owned(),
                 Err(_) => "the runtime is shutting down".to_owned(),
             }),
-            Err(_) => Err(format!("no answer within {:?}", self.timeout)),
+            Err(_) => Err(format!("no answer within {}", exactly(self.timeout))),
         }
     }
 

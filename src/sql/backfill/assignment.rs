@@ -52,7 +52,12 @@ fn parse_one(text: &str, tokens: &[Token], syntax: Syntax) -> Result<Assignment,
                     "several columns at once are not supported; set each by itself",
                 ));
             }
-            _ => return Err(wrong("it does not begin with the name of a column")),
+            _ => {
+                let advice = syntax.on_quotes(whole);
+                return Err(wrong(&format!(
+                    "it does not begin with the name of a column{advice}"
+                )));
+            }
         },
         None => return Err(wrong("it is empty")),
     };
@@ -78,7 +83,7 @@ fn parse_one(text: &str, tokens: &[Token], syntax: Syntax) -> Result<Assignment,
 /// Checks that an expression in parentheses is still one expression.
 pub fn check_expression(assignment: &Assignment, syntax: Syntax) -> Result<(), InvalidBackfill> {
     let Assignment { column, expression } = assignment;
-    let what = || format!("the expression of column {column:?}");
+    let what = || format!("the expression of column \"{column}\"");
     let wrong = |why: &str| wrong(&format!("{column} = {expression}"), why);
     let tokens = tokens(expression, syntax).map_err(|source| InvalidBackfill::Syntax {
         what: what(),
@@ -209,6 +214,20 @@ mod tests {
                 assert!(error.contains(why), "{syntax:?} {text}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn a_name_that_is_quoted_as_in_another_database_is_refused_with_advice() {
+        for (syntax, text, advice) in [
+            (Syntax::MySql, r#""full name" = 1"#, "backticks quote names"),
+            (Syntax::Postgres, "`full name` = 1", "not with backticks"),
+        ] {
+            let error = parse(text, syntax).unwrap_err().to_string();
+            assert!(error.contains(advice), "{error}");
+            let plain = parse("= 1", syntax).unwrap_err().to_string();
+            assert!(!plain.contains("quote"), "{plain}");
+        }
+        assert_eq!(Syntax::Sqlite.on_quotes(r#""a" = `b`"#), "");
     }
 
     #[test]

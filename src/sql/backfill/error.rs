@@ -23,7 +23,7 @@ pub enum InvalidBackfill {
     SetAndStatements,
     /// An assignment is not of the form `column = expression`.
     #[error(
-        "{:?} is not an assignment: {why}; write it as: column = expression",
+        "\"{}\" is not an assignment: {why}; write it as: column = expression",
         truncate(given, MAX_SHOWN)
     )]
     Assignment {
@@ -33,13 +33,13 @@ pub enum InvalidBackfill {
         why: String,
     },
     /// A column is set twice.
-    #[error("column {column:?} is set twice")]
+    #[error("column \"{column}\" is set twice")]
     SetTwice {
         /// The column.
         column: String,
     },
     /// A column that the table does not have.
-    #[error("table {table} has no column {column:?}, only: {columns}")]
+    #[error("table {table} has no column \"{column}\", only: {columns}")]
     NoColumn {
         /// The table.
         table: String,
@@ -50,7 +50,7 @@ pub enum InvalidBackfill {
     },
     /// The column is part of the key. A page must find its rows again after it was processed.
     #[error(
-        "column {column:?} is part of the key {key}; if a key changes, rows can be missed or changed twice"
+        "column \"{column}\" is part of the key {key}; if a key changes, rows can be missed or changed twice"
     )]
     KeyColumn {
         /// The column.
@@ -59,7 +59,7 @@ pub enum InvalidBackfill {
         key: String,
     },
     /// The database computes the column.
-    #[error("column {column:?} is computed by the database and cannot be set")]
+    #[error("column \"{column}\" is computed by the database and cannot be set")]
     Generated {
         /// The column.
         column: String,
@@ -67,7 +67,7 @@ pub enum InvalidBackfill {
     /// The database computes the key, perhaps from a column that is set. A page must find its rows again after it was
     /// processed.
     #[error(
-        "key column {key:?} is computed by the database, perhaps from a column that is set; if a key \
+        "key column \"{key}\" is computed by the database, perhaps from a column that is set; if a key \
          changes, rows can be missed or changed twice, so choose another key"
     )]
     GeneratedKey {
@@ -150,7 +150,7 @@ pub enum InvalidBackfill {
     /// The table cannot roll back: rows that a failed page has written remain, and its next attempt changes them
     /// again.
     #[error(
-        "table {table:?} has the engine {engine}, which has no transactions: changes of a failed page would remain \
+        "table \"{table}\" has the engine {engine}, which has no transactions: changes of a failed page would remain \
          there, and its next attempt would change the rows again; convert it (ALTER TABLE .. ENGINE = InnoDB){}",
         if *repeatable { ", or leave out once per page, which this work does not need" } else { "" }
     )]

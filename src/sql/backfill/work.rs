@@ -259,9 +259,11 @@ impl Work {
                         error.into()
                     }
                     Some(refusal) => {
+                        let database = self.table.database();
+                        let advice = Syntax::of(database).on_quotes(&shown);
                         let refused = InvalidBackfill::Refused {
-                            system: self.table.database().system(),
-                            message: refusal.message().to_owned(),
+                            system: database.system(),
+                            message: format!("{}{advice}", refusal.message()),
                             statement: shown,
                         };
                         refused.into_page_error()

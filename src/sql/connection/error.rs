@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use super::options::{DatabaseOptions, Target};
-use crate::base::error::text::words;
+use crate::base::{error::text::words, text::exactly};
 
 /// A database that cannot be reached, or that is named wrongly. No variant shows a password or a whole URL: a
 /// database is shown as scheme, user, host and name.
@@ -66,7 +66,7 @@ pub enum DatabaseError {
     /// The server did not answer in time.
     #[error(
         "no answer from {database} within {}; check host and port, and that nothing blocks the way",
-        humantime::format_duration(*timeout)
+        exactly(*timeout)
     )]
     NoAnswer {
         /// The database.

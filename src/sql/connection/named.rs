@@ -62,7 +62,7 @@ impl Connections {
             };
             let name: String = name.chars().take(MAX_NAME).collect();
             PageError::environment(format_args!(
-                "this worker has no connection {name:?}; {there}"
+                "this worker has no connection \"{name}\"; {there}"
             ))
             .with_type("UnknownConnection")
         })

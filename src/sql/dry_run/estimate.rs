@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::text::{count, duration};
+
 /// An estimate of the duration of a batch: its number of pages, with the average time of the sampled pages, at the
 /// given parallelism. The interval is that of Student's t for the average: it holds the true average of 95 of 100
 /// such samples, if page times are about normal. It does not account for changes in the load.
@@ -74,28 +76,20 @@ impl std::fmt::Display for Estimate {
             None => write!(f, " (one page says nothing about how much they differ)")?,
         }
         let ms = self.page_seconds * 1_000.0;
+        let pages = count(self.pages, "page");
         write!(
             f,
-            ": {} pages of {ms:.1} ms each, {} at once",
-            self.pages, self.parallelism
+            ": {pages} of {ms:.1}ms each, {} at once",
+            self.parallelism
         )
     }
 }
 
 fn text(seconds: f64) -> String {
     if seconds < 1.0 {
-        return format!("{:.0} ms", seconds * 1_000.0);
+        return format!("{:.0}ms", seconds * 1_000.0);
     }
-    if seconds < 60.0 {
-        return format!("{seconds:.1} s");
-    }
-    let whole = seconds.round() as u64;
-    let (hours, minutes, seconds) = (whole / 3_600, whole / 60 % 60, whole % 60);
-    match (hours, minutes) {
-        (0, minutes) => format!("{minutes} min {seconds} s"),
-        (hours, minutes) if hours < 48 => format!("{hours} h {minutes} min"),
-        (hours, _) => format!("{} days {} h", hours / 24, hours % 24),
-    }
+    duration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
 #[cfg(test)]

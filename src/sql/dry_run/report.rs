@@ -9,7 +9,10 @@ use super::{
     estimate::Estimate,
     plan::Plan,
 };
-use crate::{base::text::grouped, sql::Key};
+use crate::{
+    base::text::{count, grouped},
+    sql::Key,
+};
 
 /// The result of a [`DryRun`](crate::sql::DryRun). Its `Display` is a report for people; its JSON is that of `dry-run
 /// --json`.
@@ -83,11 +86,14 @@ impl DryRunReport {
 
 impl fmt::Display for DryRunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pages = self.pages.len();
+        let pages = self.pages.len() as u64;
+        let were = if pages == 1 { "was" } else { "were" };
         writeln!(
             f,
-            "Dry run of {} in {}: {pages} pages were tried and rolled back; nothing was changed.",
-            self.table, self.system
+            "Dry run of {} in {}: {} {were} tried and rolled back; nothing was changed.",
+            self.table,
+            self.system,
+            count(pages, "page"),
         )?;
         match self.rows {
             Some(rows) => {

@@ -15,13 +15,13 @@ pub enum InvalidImport {
         reason: &'static str,
     },
     /// The database has no such table.
-    #[error("there is no table {table:?}")]
+    #[error("there is no table \"{table}\"")]
     NoTable {
         /// The given name.
         table: String,
     },
     /// A column that the table does not have.
-    #[error("table {table:?} has no column {column:?}, only: {columns}")]
+    #[error("table \"{table}\" has no column \"{column}\", only: {columns}")]
     NoColumn {
         /// The table.
         table: String,
@@ -32,7 +32,7 @@ pub enum InvalidImport {
     },
     /// Fields of the file have no column in the table.
     #[error(
-        "table {table:?} has no columns for these fields of the file: {fields}; name the column of \
+        "table \"{table}\" has no columns for these fields of the file: {fields}; name the column of \
          each (--map FIELD=COLUMN, `ImportArgs::map`), or the columns to fill (--columns, `ImportArgs::columns`)"
     )]
     NoPlace {
@@ -42,7 +42,7 @@ pub enum InvalidImport {
         fields: String,
     },
     /// A column has no field.
-    #[error("the file has no field for column {column:?}, only: {fields}")]
+    #[error("the file has no field for column \"{column}\", only: {fields}")]
     NoField {
         /// The column.
         column: String,
@@ -50,7 +50,7 @@ pub enum InvalidImport {
         fields: String,
     },
     /// The file has no such field.
-    #[error("the file has no field {field:?}, only: {fields}")]
+    #[error("the file has no field \"{field}\", only: {fields}")]
     UnknownField {
         /// The field.
         field: String,
@@ -58,20 +58,20 @@ pub enum InvalidImport {
         fields: String,
     },
     /// Two fields go to one column, or have the same name.
-    #[error("column {column:?} would be filled twice")]
+    #[error("column \"{column}\" would be filled twice")]
     Twice {
         /// The column.
         column: String,
     },
     /// The database computes the column.
-    #[error("column {column:?} is computed by the database and cannot be filled")]
+    #[error("column \"{column}\" is computed by the database and cannot be filled")]
     Generated {
         /// The column.
         column: String,
     },
     /// The encoding of bytes in the file is unknown.
     #[error(
-        "column {column:?} holds bytes ({type_name}), and nothing says how the file encodes them; use \
+        "column \"{column}\" holds bytes ({type_name}), and nothing says how the file encodes them; use \
          --bytes hex, base64 or text (the text itself, in UTF-8), or keep the manifest of the export beside the file"
     )]
     Bytes {
@@ -97,7 +97,7 @@ pub enum InvalidImport {
     NoFields,
     /// An update needs a key.
     #[error(
-        "the key of an update has column {column:?}, which is not filled; filled are: {columns}"
+        "the key of an update has column \"{column}\", which is not filled; filled are: {columns}"
     )]
     KeyNotFilled {
         /// The column.
@@ -108,7 +108,7 @@ pub enum InvalidImport {
     /// The table cannot roll back: records that a failed page has written remain, and its next attempt writes them
     /// again.
     #[error(
-        "table {table:?} has the engine {engine}, which has no transactions: rows of a failed page would remain there, \
+        "table \"{table}\" has the engine {engine}, which has no transactions: rows of a failed page would remain there, \
          and its next attempt would write them again; convert it (ALTER TABLE .. ENGINE = InnoDB), or \
          update by a unique key (on conflict) and leave out once per page"
     )]

@@ -132,7 +132,7 @@ impl SqlImport {
                         let found = row::places(&reading.plan, &names).map_err(|field| {
                             BadRecord::new(
                                 "UnknownField",
-                                format!("the file has no field {field:?}"),
+                                format!("the file has no field \"{field}\""),
                             )
                         })?;
                         places = Some(found);

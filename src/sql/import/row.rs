@@ -100,7 +100,7 @@ impl Reading {
                 None if dropped(&name) => {}
                 None => {
                     let bad = BadRecord {
-                        detail: Some(format!("unknown field {name:?}")),
+                        detail: Some(format!("unknown field \"{name}\"")),
                         ..BadRecord::new(
                             "UnknownField",
                             "it has a field that has no column; name the columns",
@@ -178,7 +178,7 @@ pub(super) fn fields_of(line: &str) -> Result<Vec<json_object::Field<'_>>, BadRe
         NoObject::Invalid => invalid(line),
         NoObject::Other => BadRecord::new("NoObject", "JSON, but not an object"),
         NoObject::Twice(name) => BadRecord {
-            detail: Some(format!("field {name:?} occurs twice")),
+            detail: Some(format!("field \"{name}\" occurs twice")),
             ..BadRecord::new("InvalidJson", "a field occurs twice")
         }
         .in_column(&name, None),

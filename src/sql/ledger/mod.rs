@@ -185,7 +185,7 @@ impl SqlLedger<sqlx::MySql> {
 #[cfg(feature = "postgres")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "schema {given:?} is not a valid name; allowed are 1 to 63 bytes without control characters"
+    "schema \"{given}\" is not a valid name; allowed are 1 to 63 bytes without control characters"
 )]
 pub struct InvalidSchema {
     /// The given name.

@@ -63,6 +63,26 @@ impl Syntax {
         }
     }
 
+    /// Returns advice on a text that the database refuses, if it may quote names as another database does. The advice
+    /// follows the reason of the refusal.
+    pub fn on_quotes(self, text: &str) -> &'static str {
+        let tokens = tokens(text, self).unwrap_or_default();
+        let has = |mark| {
+            tokens
+                .iter()
+                .any(|token| text[token.at.clone()].starts_with(mark))
+        };
+        match self {
+            Self::MySql if has('"') => {
+                "; a text in double quotes is a string in MySQL and MariaDB, where backticks quote names"
+            }
+            Self::Postgres if has('`') => {
+                "; PostgreSQL quotes names with double quotes, not with backticks"
+            }
+            Self::MySql | Self::Postgres | Self::Sqlite => "",
+        }
+    }
+
     /// Returns a name as one quoted identifier.
     pub fn quote(self, name: &str) -> String {
         let mark = match self {

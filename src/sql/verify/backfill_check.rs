@@ -8,7 +8,7 @@ use super::{
     ledger_check::{Holes, LedgerCheck},
 };
 use crate::{
-    base::error::PageError,
+    base::{error::PageError, text::count},
     page::token::PageToken,
     processor::store::dead_letter::DeadLetters,
     progress::check::{Check, FailedRange},
@@ -99,7 +99,14 @@ pub(crate) async fn check_backfill(
                 _ => false,
             };
             if holds {
-                let note = format!("{}, but the {} rows there hold", hole.what, hole.rows);
+                let note = {
+                    let hold = if hole.rows == 1 { "holds" } else { "hold" };
+                    format!(
+                        "{}, but the {} there {hold}",
+                        hole.what,
+                        count(hole.rows, "row")
+                    )
+                };
                 check.notes.push(note);
                 continue;
             }

@@ -140,10 +140,11 @@ impl LedgerCheck<'_> {
             };
             match found_end && self.table.spec().filter.is_some() {
                 // The rows may match the filter only since then, as rows anywhere may.
-                true => notes.push(format!(
-                    "{}, and {} rows there match now",
-                    rows.what, rows.rows
-                )),
+                true => {
+                    let matches = if rows.rows == 1 { "matches" } else { "match" };
+                    let number = count(rows.rows, "row");
+                    notes.push(format!("{}, and {number} there {matches} now", rows.what));
+                }
                 false => holes.push(rows),
             }
         }

@@ -11,7 +11,10 @@ use super::{
     query::{Answer, InvalidVerify, VerifyQuery},
 };
 use crate::{
-    base::error::{PageError, truncate},
+    base::{
+        error::{PageError, truncate},
+        text::count,
+    },
     page::token::PageToken,
     processor::SkipAhead,
     progress::check::{Check, FailedRange},
@@ -248,9 +251,9 @@ impl RangeCheck {
                 end: end.as_ref().map(PageToken::encode).transpose()?,
                 items: found.wrong,
                 message: format!(
-                    "{} of {} rows {}",
+                    "{} of {} {}",
                     found.wrong,
-                    found.rows.max(found.wrong),
+                    count(found.rows.max(found.wrong), "row"),
                     self.complaint()
                 ),
             });
@@ -291,7 +294,7 @@ impl RangeCheck {
             start: None,
             end: None,
             items: wrong,
-            message: format!("{wrong} rows {}", self.complaint()),
+            message: format!("{} {}", count(wrong, "row"), self.complaint()),
         });
         Ok(check)
     }

@@ -248,19 +248,7 @@ async fn home(test: &str) -> Option<(Source, Dialect)> {
     Some((source, dialect))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn values_of_every_type_survive() {
-    if let Some((source, dialect)) = home("every_type").await {
-        super::values_of_every_type_survive(&source, &dialect).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn generated_tables_survive() {
-    if let Some((source, dialect)) = home("generated").await {
-        super::generated_tables_survive(&source, &dialect).await;
-    }
-}
+survives!(home);
 
 /// Rows whose keys may conflict are inserted one by one and not with COPY.
 #[tokio::test(flavor = "multi_thread")]

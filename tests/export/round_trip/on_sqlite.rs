@@ -60,7 +60,7 @@ fn types() -> Vec<Type> {
     .to_vec()
 }
 
-async fn home() -> (Source, Dialect) {
+async fn home(_: &str) -> Option<(Source, Dialect)> {
     let dialect = Dialect {
         types: types(),
         id: "INTEGER",
@@ -70,20 +70,10 @@ async fn home() -> (Source, Dialect) {
         flags: &[],
         urls: None,
     };
-    (database::sqlite().await, dialect)
+    Some((database::sqlite().await, dialect))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn values_of_every_type_survive() {
-    let (source, dialect) = home().await;
-    super::values_of_every_type_survive(&source, &dialect).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn generated_tables_survive() {
-    let (source, dialect) = home().await;
-    super::generated_tables_survive(&source, &dialect).await;
-}
+survives!(home);
 
 /// A compressed part is read by the manifest in its directory; a copy elsewhere by a manifest that is named.
 #[tokio::test(flavor = "multi_thread")]
@@ -149,17 +139,13 @@ async fn a_part_is_read_by_its_manifest() {
         "--manifest",
         "/no",
     ];
-    let said = run(&source.url, &missing);
-    assert!(
-        said.status != Some(0) && said.err.contains("there is no such file"),
-        "{}",
-        said.err
-    );
+    let said = run(&source.url, &missing).exits_with(2);
+    assert!(said.err.contains("there is no such file"), "{}", said.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strict_tables_survive() {
-    let (source, mut dialect) = home().await;
+    let (source, mut dialect) = home("strict").await.unwrap();
     let of = |declared: &str, literals: &[&str]| Type {
         declared: declared.to_owned(),
         literals: literals

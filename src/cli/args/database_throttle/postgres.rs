@@ -8,7 +8,7 @@ use crate::{
     cli::{
         args::databases::Hidden,
         exit::{CliError, CliResult},
-        output::note,
+        output::{exactly, note},
     },
     processor::throttle::Throttle as _,
     sql::{Database, DatabaseOptions, PostgresThrottle, Threshold},
@@ -163,8 +163,8 @@ impl ThrottleArgs {
             Ok(Ok(_)) => Ok(Some(throttle)),
             Ok(Err(error)) => Err(CliError::caused(what, &*error)),
             Err(_) => Err(CliError::failure(format_args!(
-                "{what}: no answer within {:?}",
-                throttle.timeout()
+                "{what}: no answer within {}",
+                exactly(throttle.timeout())
             ))),
         }
     }

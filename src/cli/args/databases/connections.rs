@@ -17,7 +17,7 @@ use crate::{
     base::small_file,
     cli::{
         exit::{CliError, CliResult},
-        output::note,
+        output::{count, note},
     },
     sql::{Connections, Database, DatabaseOptions, connection::named::check_connection_name},
 };
@@ -92,8 +92,9 @@ impl ConnectionsArgs {
                 false => "",
             };
             note(format_args!(
-                "connection \"{name}\": {database}, for {most} of {pages} pages at once{wait}",
-                most = most.min(pages),
+                "connection \"{name}\": {database}, for {} of {} at once{wait}",
+                most.min(pages),
+                count(u64::from(pages), "page"),
             ));
         }
         Ok(Some(connections))

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{DemoArgs, data::DemoVerdict};
 use crate::{
     cli::{
-        output::{duration, number, per_second},
+        output::{count, duration, number, per_second},
         render::batch_view::SCHEMA,
         shell::Program,
     },
@@ -108,8 +108,8 @@ impl Summary {
         };
         format!(
             "batch {}\n\
-             {:<9}{} rows migrated, {verified}\n\
-             {:<9}{} of up to {} rows, {} at a time, {} in a row\n\
+             {:<9}{} migrated, {verified}\n\
+             {:<9}{} of up to {}, {} at a time, {} in a row\n\
              {:<9}{}, {} rows/s\n\
              {:<9}{} after failures that were made on purpose\n\
              {:<9}{}\n\
@@ -120,10 +120,10 @@ impl Summary {
                {name} dev-server           # then: {name} worker, {name} start PROCESSOR",
             outcome,
             "rows",
-            number(self.rows - self.rows_unmigrated),
+            count(self.rows - self.rows_unmigrated, "row"),
             "pages",
             number(self.pages),
-            number(u64::from(self.page_size)),
+            count(u64::from(self.page_size), "row"),
             number(u64::from(self.max_parallelism)),
             number(u64::from(self.stride)),
             "time",
@@ -133,8 +133,8 @@ impl Summary {
             number(self.retries),
             "runs",
             format_args!(
-                "{} times continued as new",
-                number(u64::from(self.continue_as_new))
+                "{} continued as new",
+                count(u64::from(self.continue_as_new), "time")
             ),
             "UI",
         )

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::{
     cli::{
         exit::{CliError, CliResult},
+        output::one_line,
         shell::quoted,
     },
     files::{CsvFormat, Header, text_from},
@@ -70,7 +71,10 @@ fn ambiguous(path: &Path, format: &CsvFormat, column: &str, possible: &[char]) -
         .to_string_lossy();
     // A header may be printed, a record may not: it is data.
     let what = match format.header {
-        Header::FirstRecord => format!("the header of {name} is one column, {column:?}"),
+        Header::FirstRecord => format!(
+            "the header of {name} is one column, \"{}\"",
+            one_line(column)
+        ),
         _ => format!("the first record of {name} is one column"),
     };
     CliError::usage(format_args!(

@@ -12,8 +12,8 @@ use clap::{Args, ValueEnum};
 use crate::{
     batch::Batch,
     cli::{
-        args::databases::database::DatabaseArgs,
-        exit::{CliError, CliResult},
+        args::{databases::database::DatabaseArgs, values::absolute},
+        exit::CliResult,
         output::note,
         render::sentences,
         session::{
@@ -229,10 +229,7 @@ impl ImportCommand {
         args.manifest = match &self.manifest {
             None => ManifestChoice::Beside,
             Some(none) if none == Path::new("none") => ManifestChoice::Ignored,
-            Some(file) => {
-                let file = std::path::absolute(file);
-                ManifestChoice::At(file.map_err(|e| CliError::caused("this is not a path", &e))?)
-            }
+            Some(file) => ManifestChoice::At(absolute(file)?),
         };
         args.bytes = self.bytes.map(|form| match form {
             Bytes::Hex => BytesForm::Hex,
@@ -346,10 +343,6 @@ fn format_of(args: &ImportArgs) -> Format {
         ImportFile::Csv(_) => Format::Csv,
         ImportFile::JsonLines(_) => Format::Jsonl,
     }
-}
-
-fn absolute(path: &Path) -> CliResult<PathBuf> {
-    std::path::absolute(path).map_err(|e| CliError::caused("this is not a path", &e))
 }
 
 /// Removes the unpacked copy of a gzip file: its path differs each time, while the batch is the same.

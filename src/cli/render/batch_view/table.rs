@@ -361,7 +361,7 @@ mod tests {
         ];
         let rows = look.table();
         let row = |name: &str| rows.lines().find(|row| row.starts_with(name)).unwrap();
-        assert_eq!(row("in flight"), "in flight    2 under 10 s, 1 under 1 min");
+        assert_eq!(row("in flight"), "in flight    2 under 10s, 1 under 1m");
         let oldest = row("oldest page");
         assert!(
             oldest.starts_with("oldest page  page after 7, for 53"),
@@ -379,7 +379,7 @@ mod tests {
         look.strides.pop();
         let rows = look.table();
         assert!(
-            rows.contains("in flight    3 under 10 s since its dispatch"),
+            rows.contains("in flight    3 under 10s since its dispatch"),
             "{rows}"
         );
         assert!(!rows.contains("oldest page"), "{rows}");

@@ -186,14 +186,14 @@ impl Painter<'_> {
     }
 
     fn gauge(&self, frame: &mut Frame<'_>, area: Rect, p: &Progress) {
-        let done = number(p.items.total());
-        let (Some(percent), Some(total)) = (p.percent(), sentences::total(p)) else {
+        let (Some(percent), Some(total)) = (p.percent(), sentences::total_items(p)) else {
             let pages = count(p.pages_completed, "page");
-            let text = format!("{done} items in {pages}");
+            let text = format!("{} in {pages}", count(p.items.total(), "item"));
             frame.render_widget(Line::from(text), area);
             return;
         };
-        let label = format!("{}  {done} of {total} items", percent_text(percent));
+        let done = number(p.items.total());
+        let label = format!("{}  {done} of {total}", percent_text(percent));
         if area.is_empty() || usize::from(area.width) < label.len() + 4 {
             frame.render_widget(Line::from(label), area);
             return;
@@ -225,7 +225,8 @@ impl Painter<'_> {
                 .filter(|_| p.phase == Phase::Running);
             left.map(|left| format!("{} left at this pace", about(left)))
         };
-        parts.extend(p.time_left.and_then(sentences::time_left).or_else(own));
+        let told = p.time_left.and_then(sentences::time_left);
+        parts.extend(told.map(|left| format!("{left} left")).or_else(own));
         if self.model.again > 0 {
             parts.push(sentences::again(self.model.again));
         }
@@ -253,17 +254,10 @@ impl Painter<'_> {
     }
 
     fn facts(&self, p: &Progress) -> Vec<Line<'static>> {
-        let troubles: Vec<_> = [
-            (p.retries, if p.retries == 1 { "retry" } else { "retries" }),
-            (u64::from(p.pages_stuck), "stuck"),
-            (p.pages_failed, "pages given up"),
-            (p.items.failed, "items failed"),
-            (p.dead_letters, "dead letters"),
-        ]
-        .into_iter()
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, what)| format!("{} {what}", number(n)))
-        .collect();
+        let mut troubles = sentences::troubles(p);
+        if p.dead_letters > 0 {
+            troubles.push(count(p.dead_letters, "dead letter"));
+        }
         let troubles = (!troubles.is_empty()).then(|| ("failures", troubles.join(", ")));
         let pause = p.pause.as_ref();
         let pause = pause.map(|note| ("pause", sentences::pause(note, self.now.wall)));

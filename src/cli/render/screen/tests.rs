@@ -113,7 +113,7 @@ fn a_large_screen_shows_everything() {
             "parallelism 12 of 32 in flight",
             "page size   1,000 items",
             "rate        5,000 items/s at most",
-            "in flight   3 under 10 s, 1 under 1 min",
+            "in flight   3 under 10s, 1 under 1m",
             "longest     50s",
             "failures    4 retries",
             "stuck   after 5 3     40s   DatabaseBusy",

@@ -2,7 +2,7 @@
 
 use super::{HandOver, Part, Partitions, State};
 use crate::{
-    base::time::Timestamp,
+    base::{text::count, time::Timestamp},
     batch::partition_spec::{MAX_PARTITIONS, MAX_PARTITIONS_BYTES, PartitionSpec},
     decisions::{
         chain::MAX_FAILED,
@@ -290,8 +290,10 @@ impl Partitions {
             });
         }
         let so_far = format!(
-            "{} of {} partitions are finished",
-            counts.finished, counts.total
+            "{} of {} {} finished",
+            counts.finished,
+            count(u64::from(counts.total), "partition"),
+            if counts.total == 1 { "is" } else { "are" }
         );
         if limits.cancelled {
             return ending(Outcome::Cancelled, format!("cancelled; {so_far}"));

@@ -204,7 +204,11 @@ async fn check_filter(
         if let Err(error) = explained {
             return match error.as_database_error() {
                 Some(said) if !is_passing(said) => Err(TableError::Filter {
-                    reason: format!("the database says: {}", said.message()),
+                    reason: format!(
+                        "the database says: {}{}",
+                        said.message(),
+                        statements.syntax.on_quotes(&filter)
+                    ),
                 }),
                 _ => Err(error.into()),
             };

@@ -19,6 +19,7 @@ use crate::{
     cli::{
         dead_letters::letters::each,
         exit::{CliError, CliResult},
+        output,
     },
     files::{CopyError, FilePosition, KeptRecord, shown_lines},
     page::token::PageToken,
@@ -226,7 +227,7 @@ fn one_line(place: &str, message: &str, value: Option<&str>) -> String {
         false => format!("{place}: {message}"),
     };
     match value {
-        Some(value) => format!("{message}; the value is {value:?}"),
+        Some(value) => format!("{message}; the value is \"{}\"", output::one_line(value)),
         None => message,
     }
 }
