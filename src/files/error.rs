@@ -14,7 +14,9 @@ pub(crate) enum FileError {
     NotReadable { path: PathBuf, source: io::Error },
     #[error("{path} is not a regular file, so it cannot be read from the middle")]
     NotAFile { path: PathBuf },
-    #[error("{path} is not the file that the batch began with: {what}")]
+    #[error(
+        "{path} is not the file that the batch began with: {what}; put that file back as it was, or cancel the batch"
+    )]
     Changed { path: PathBuf, what: &'static str },
     #[error(
         "{path} is compressed with {with}, so it cannot be read from the middle; decompress it{advice}"

@@ -34,9 +34,11 @@ impl PageToken {
             return Err(PageError::non_retryable(
                 "CursorTooLarge",
                 format_args!(
-                    "a cursor of {} bytes exceeds the limit of {} for a page token",
+                    "a cursor of {} bytes exceeds the limit of {} for a page token; it is {}, and a filter that leaves \
+                     such records out is a way around them",
                     text.len(),
-                    Self::MAX_BYTES
+                    Self::MAX_BYTES,
+                    crate::base::error::truncate(&text, SHOWN_CHARS)
                 ),
             ));
         }
@@ -71,9 +73,12 @@ impl PageToken {
     }
 }
 
+/// The number of characters of a token that are shown, because a cursor may contain a key that does not belong in a log.
+const SHOWN_CHARS: usize = 24;
+
 impl fmt::Display for PageToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&crate::base::error::truncate(&self.0, 24))
+        f.write_str(&crate::base::error::truncate(&self.0, SHOWN_CHARS))
     }
 }
 

@@ -22,6 +22,12 @@ pub struct Check {
     /// The number of items in them, if counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub items: Option<u64>,
+    /// Items that the batch gave up, and that `items` leaves out. A redrive may have changed them since.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub items_given_up: u64,
+    /// Pages that the batch gave up as a whole, and whose items `items` leaves out.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub pages_given_up: u64,
     /// The number of ranges that failed the check.
     pub failed_ranges: u64,
     /// The number of items that are wrong.
@@ -32,6 +38,14 @@ pub struct Check {
     /// Further findings for people, none of which is an error. Batches keep the first 20.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A range that failed a check.
@@ -115,8 +129,15 @@ impl Check {
             None => String::new(),
         };
         if self.holds() {
-            let verb = if self.ranges == 1 { "holds" } else { "hold" };
-            return format!("{}{items} {verb}", count(self.ranges, "range"));
+            let without = match self.given_up() {
+                Some(given_up) => format!(", without {given_up} that the batch gave up"),
+                None => String::new(),
+            };
+            return format!(
+                "{}{items} {}{without}",
+                count(self.ranges, "range"),
+                self.verb()
+            );
         }
         let verb = if self.failed_ranges == 1 {
             "does"
@@ -136,6 +157,38 @@ impl Check {
         text
     }
 
+    /// Returns the result of a batch whose given-up items and pages are all settled since.
+    pub(crate) fn summary_once_settled(&self) -> Option<String> {
+        let (given_up, items) = (self.given_up()?, self.items?);
+        let verb = match self.items_given_up + self.pages_given_up {
+            1 => "is",
+            _ => "are",
+        };
+        self.holds().then(|| {
+            format!(
+                "{} {} with {} that the batch finished, and {given_up} that it gave up {verb} settled",
+                count(self.ranges, "range"),
+                self.verb(),
+                count(items, "item"),
+            )
+        })
+    }
+
+    fn verb(&self) -> &'static str {
+        match self.ranges {
+            1 => "holds",
+            _ => "hold",
+        }
+    }
+
+    /// Describes the items and pages that `items` leaves out.
+    fn given_up(&self) -> Option<String> {
+        let given_up = [(self.items_given_up, "item"), (self.pages_given_up, "page")];
+        let given_up = given_up.into_iter().filter(|(n, _)| *n > 0);
+        let given_up: Vec<_> = given_up.map(|(n, what)| count(n, what)).collect();
+        (!given_up.is_empty()).then(|| given_up.join(" and "))
+    }
+
     /// Shortens messages of users, because a check is stored in a history.
     pub(crate) fn shortened(mut self) -> Self {
         self.failed.truncate(MAX_DESCRIBED);
@@ -152,3 +205,30 @@ impl Check {
 
 /// Maximum length of a stored message of a range, and of a note.
 const MAX_CHECK_MESSAGE_CHARS: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_that_were_given_up_are_told_apart_from_those_that_hold() {
+        let mut check = Check {
+            ranges: 10,
+            items: Some(2_997),
+            ..Check::default()
+        };
+        assert_eq!(check.summary(), "10 ranges with 2,997 items hold");
+        assert_eq!(check.summary_once_settled(), None);
+        (check.items_given_up, check.pages_given_up) = (3, 1);
+        assert_eq!(
+            check.summary(),
+            "10 ranges with 2,997 items hold, without 3 items and 1 page that the batch gave up"
+        );
+        assert_eq!(
+            check.summary_once_settled().unwrap(),
+            "10 ranges hold with 2,997 items that the batch finished, and 3 items and 1 page that it gave up are settled"
+        );
+        check.failed_items = 1;
+        assert_eq!(check.summary_once_settled(), None);
+    }
+}

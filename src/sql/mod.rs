@@ -54,7 +54,10 @@ pub(crate) use ledger::LEDGER_TABLES_MISSING;
 pub use ledger::SqlLedger;
 pub use ledger::coverage::KeptStride;
 #[cfg(feature = "cli")]
-pub(crate) use ledger::schema::{LedgerSchema, TABLES};
+pub(crate) use ledger::{
+    same_work::applied_batches,
+    schema::{LedgerSchema, TABLES},
+};
 pub use table::{Column, Key, KeyPart, Table, TableError, TableSpec};
 #[cfg(feature = "postgres")]
 pub use throttle::{InvalidThrottle, PostgresThrottle, PostgresThrottleBuilder, Threshold};

@@ -83,7 +83,7 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
         let store = self.store(ctx)?;
         let last_attempt = ctx.attempt() >= ATTEMPTS;
         let mut report = PageReport::all_processed();
-        let mut to_retry = None;
+        let (mut to_retry, mut changed) = (None, 0);
         for (position, letter) in letters.into_iter().enumerate() {
             if ctx.is_cancelled() {
                 return Err(PageError::retryable("the redrive was cancelled"));
@@ -96,7 +96,7 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
                 last_attempt,
             };
             match redriving.letter(letter).await? {
-                Redriven::Done => {}
+                Redriven::Done { changes } => changed += u64::from(changes),
                 Redriven::Gone => report.skip("already gone"),
                 Redriven::Failed(error) => {
                     report.fail(position, error.error_type(), error.message());
@@ -106,7 +106,7 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
         }
         match to_retry {
             Some(error) => Err(error),
-            None => Ok(report),
+            None => Ok(report.changed(changed)),
         }
     }
 
@@ -152,7 +152,10 @@ impl<P: PageProcessor> Redrive<P> {
 /// The outcome for a letter.
 enum Redriven {
     /// The records were processed, or have letters of their own.
-    Done,
+    Done {
+        /// True if any of the records was different afterwards.
+        changes: bool,
+    },
     /// The letter, or its records, no longer exist.
     Gone,
     /// The letter remains.
@@ -175,11 +178,12 @@ impl<P: PageProcessor> Redriving<'_, P> {
         let mut parts = vec![letter];
         let mut outcome = Redriven::Gone;
         while let Some(letter) = parts.pop() {
-            match self.part(letter, &mut parts).await? {
-                Redriven::Gone => {}
-                Redriven::Done if matches!(outcome, Redriven::Gone) => outcome = Redriven::Done,
-                Redriven::Done => {}
-                failed => outcome = failed,
+            match (self.part(letter, &mut parts).await?, &mut outcome) {
+                (Redriven::Gone, _) => {}
+                (done @ Redriven::Done { .. }, Redriven::Gone) => outcome = done,
+                (Redriven::Done { changes: part }, Redriven::Done { changes }) => *changes |= part,
+                (Redriven::Done { .. }, _) => {}
+                (failed, outcome) => *outcome = failed,
             }
         }
         Ok(outcome)
@@ -227,7 +231,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
                 transaction.commit().await?;
                 parts.extend(halves);
             }
-            return Ok(Redriven::Done);
+            return Ok(Redriven::Done { changes: false });
         }
         self.store.put(&[failed]).await?;
         Ok(Redriven::Failed(error))
@@ -322,7 +326,9 @@ impl<P: PageProcessor> Redriving<'_, P> {
                     ),
                 },
             )),
-            _ => Redriven::Done,
+            _ => Redriven::Done {
+                changes: counts.changed > 0,
+            },
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod database;
+mod empty;
 mod interrupted;
 mod pooled_transactions;
 mod refusals;

@@ -1,5 +1,6 @@
 //! Files as sources of batches, and `import`.
 
+mod checks;
 mod commands;
 mod conflicts;
 mod database;

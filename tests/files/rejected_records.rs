@@ -20,14 +20,14 @@ use crate::{
 
 on_each! {
     a_corrected_file_of_rejected_records_is_imported_as_printed,
+    records_that_are_left_out_of_the_corrected_file_are_settled_as_printed,
 }
 
 /// The command after `next:`, run in a shell exactly as printed.
-fn as_printed(told: &str, url: &str, folder: &Path) -> Command {
+pub fn as_printed(told: &str, url: &str, folder: &Path) -> Command {
     let line = told.lines().find(|line| line.starts_with("next: "));
     let line = line.unwrap_or_else(|| panic!("no next step: {told}"));
-    let (_, printed) = line.split_once("then `").expect("the line has a command");
-    let printed = printed.strip_suffix('`').expect("a closing quote");
+    let printed = line.split('`').nth(1).expect("the line has a command");
     let mut command = of_shell(printed);
     command.env("DATABASE_URL", url).current_dir(folder);
     command
@@ -144,15 +144,73 @@ async fn a_corrected_file_of_rejected_records_is_imported_as_printed(home: Home)
     assert_eq!(third.status, Some(0), "{}", third.err);
     assert_eq!(ids(&home).await.len(), 8);
 
+    // Everything is in the table now, so nothing is open: neither of the second import nor of the first.
+    for settled in [
+        "settled 1 dead letter of batch",
+        "settled 4 dead letters of batch",
+    ] {
+        assert!(third.err.contains(settled), "{settled}: {}", third.err);
+    }
+    let repeated = run_aside(import(&file.path, &url, &["--page-size", "2"])).await;
+    assert_eq!(repeated.status, Some(3), "{}", repeated.err);
+    for part in [
+        "is done already",
+        "--rerun inserts the records a second time",
+    ] {
+        assert!(repeated.err.contains(part), "{part}: {}", repeated.err);
+    }
+    let settled = "all 4 dead letters are settled";
+    assert!(repeated.out.contains(settled), "{}", repeated.out);
+    assert_eq!(fs::read_to_string(&rejected).unwrap(), corrected);
+    assert_eq!(ids(&home).await.len(), 8);
+    let id = batch_of(&first.err);
+    for command in ["verify", "ensure-complete"] {
+        let mut command = online(&[command, &id]);
+        command.env("DATABASE_URL", &url);
+        let checked = run_aside(command).await;
+        assert_eq!(checked.status, Some(0), "{checked:#?}");
+        let all = "with 3 items that the batch finished, and 4 items that it gave up are settled";
+        assert!(checked.out.contains(all), "{checked:#?}");
+    }
+}
+
+/// The id of the batch that a command ran.
+pub fn batch_of(told: &str) -> String {
+    let (_, rest) = told
+        .split_once("batch \"")
+        .expect("the command names its batch");
+    rest.split('"').next().unwrap().to_owned()
+}
+
+async fn records_that_are_left_out_of_the_corrected_file_are_settled_as_printed(home: Home) {
+    people(&home).await;
+    let url = home.url.clone();
+    let file = named("people.csv", PEOPLE.as_bytes());
+    let first = run_aside(import(&file.path, &url, &["--page-size", "2"])).await;
+    assert_eq!(first.status, Some(3), "{}", first.err);
+    let rejected = folder(&file).join("people.rejected.csv");
+    let content = fs::read_to_string(&rejected).unwrap();
+    fs::write(&rejected, "id;age;name\n2;4;Bob\n4;70;Dan\n").unwrap();
+    let second = run_aside(as_printed(&first.err, &url, folder(&file))).await;
+    assert_eq!(second.status, Some(0), "{}", second.err);
+    let id = batch_of(&first.err);
+    let why =
+        format!("batch \"{id}\" stay open: it rejected 4 records, and the corrected file has 2");
+    assert!(second.err.contains(&why), "{}", second.err);
+
     // A file that was corrected is not overwritten.
     let repeated = run_aside(import(&file.path, &url, &["--page-size", "2"])).await;
     assert_eq!(repeated.status, Some(3), "{}", repeated.err);
-    for part in ["is done already", "people.rejected.csv was changed since"] {
+    for part in [
+        "is done already",
+        "people.rejected.csv was changed since",
+        "--rerun inserts the records a second time",
+        "it needs --rejected and the name of another file",
+    ] {
         assert!(repeated.err.contains(part), "{part}: {}", repeated.err);
     }
     let open = "4 of 4 dead letters open";
     assert!(repeated.out.contains(open), "{}", repeated.out);
-    assert_eq!(fs::read_to_string(&rejected).unwrap(), corrected);
     let elsewhere = folder(&file).join("elsewhere.csv");
     let flags = [
         "--page-size",
@@ -160,10 +218,19 @@ async fn a_corrected_file_of_rejected_records_is_imported_as_printed(home: Home)
         "--rejected",
         elsewhere.to_str().unwrap(),
     ];
-    let repeated = run_aside(import(&file.path, &url, &flags)).await;
-    assert_eq!(repeated.status, Some(3), "{}", repeated.err);
+    let elsewhere_too = run_aside(import(&file.path, &url, &flags)).await;
+    assert_eq!(elsewhere_too.status, Some(3), "{}", elsewhere_too.err);
     assert_eq!(fs::read_to_string(&elsewhere).unwrap(), content);
-    assert_eq!(ids(&home).await.len(), 8);
+
+    let settled = run_aside(as_printed(&second.err, &url, folder(&file))).await;
+    assert_eq!(settled.status, Some(0), "{}", settled.err);
+    for part in [
+        "is done already",
+        &*format!("settled 4 dead letters of batch \"{id}\""),
+    ] {
+        assert!(settled.err.contains(part), "{part}: {}", settled.err);
+    }
+    assert_eq!(ids(&home).await, ["1", "2", "3", "4", "6"]);
 }
 
 #[tokio::test]

@@ -5,21 +5,32 @@ use crate::{
     sql::{Database, Table, TableError, TableSpec},
 };
 
-/// Asks the database for the primary key where no key is given.
+/// Asks the database for the full name of the table, and for the primary key where no key is given.
 pub(crate) async fn table_spec(
     database: &Database,
     table: &str,
     key: &[String],
     filter: Option<&str>,
 ) -> CliResult<TableSpec> {
+    let table = full_name(database, table).await?;
     let key = match key.is_empty() {
         false => key.to_vec(),
-        true => primary_key(database, table).await?,
+        true => primary_key(database, &table).await?,
     };
     let spec = TableSpec::new(table, key);
     Ok(match filter {
         Some(filter) => spec.filter(filter),
         None => spec,
+    })
+}
+
+/// Returns the [full name](Table::full_name) of a table, so that a command is about the same batch whatever the spelling
+/// of the name.
+pub(crate) async fn full_name(database: &Database, table: &str) -> CliResult<String> {
+    let name = Table::full_name(database, table).await;
+    name.map_err(|error| match error.is_retryable() {
+        true => CliError::caused("cannot look for the table", &error),
+        false => CliError::usage(error),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::{
             temporal_server::ConnectionArgs,
             values::{json_or_file, length},
         },
-        commands::verify::{Certificate, verify_known},
+        commands::verify::{Certificate, summary, verify_known},
         dead_letters::{
             known_batch::{args_of, known_to, no_such_batch_or_processor},
             repair::{FailedBatch, Repair},
@@ -168,22 +168,20 @@ impl EnsureCompleteArgs {
                 return Err(CliError::failure(format_args!(
                     "batch \"{id}\" is completed, but its result was never checked"
                 ))
-                .hint("--check-now does; with `start --check` or `backfill --verify` a batch is checked at its end"));
+                .hint(unchecked_hint(&report.progress.processor)));
             }
         };
-        let summary = found.summary();
-        verdict.check = Some(summary.clone());
+        verdict.check = Some(found.summary());
         if !found.holds() {
-            let why =
-                format!("batch \"{id}\" is completed, but the check does not hold: {summary}");
+            let why = format!(
+                "batch \"{id}\" is completed, but the check does not hold: {}",
+                found.summary()
+            );
             return Ok(self.tell(verdict.not(Exit::WithFailures, why)));
         }
-        let repaired = match &verdict.repair {
-            Some(repair) => format!("; {}", repair.summary()),
-            None => String::new(),
-        };
+        let summary = summary(&found, verdict.repair.as_ref());
         verdict.complete = true;
-        verdict.because = format!("batch \"{id}\" is complete and checked: {summary}{repaired}");
+        verdict.because = format!("batch \"{id}\" is complete and checked: {summary}");
         Ok(self.tell(verdict))
     }
 
@@ -252,6 +250,19 @@ impl EnsureCompleteArgs {
             note(format_args!("redrive {redrive}"));
         }
         exit
+    }
+}
+
+/// Returns advice for a batch without a check at its end.
+fn unchecked_hint(processor: &str) -> &'static str {
+    match processor {
+        "sql-import" => {
+            "an `import` keeps no record of its pages with --no-once; without that flag it is checked at its end"
+        }
+        "sql-backfill" => {
+            "--check-now does if the `backfill` had --once or --verify; with these it is checked at its end"
+        }
+        _ => "--check-now does; with `start --check` a batch is checked at its end",
     }
 }
 

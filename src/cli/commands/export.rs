@@ -12,7 +12,12 @@ use crate::{
         exit::{CliError, CliResult, Exit},
         output::{count, note},
         render::sentences,
-        session::{CommandContext, args::SessionArgs, batch_id::named, database::SessionDatabase},
+        session::{
+            CommandContext,
+            args::SessionArgs,
+            batch_id::{WorkId, named},
+            database::SessionDatabase,
+        },
         shell::Program,
     },
     files::{Manifest, SinkError, SinkState, check_writable, check_writable_file, sink_state},
@@ -113,7 +118,9 @@ impl ExportCommand {
         let refused = |error| CliError::refused(&error);
         let table = processor.check_args(&args).await.map_err(refused)?;
         let rows = processor.size(&args).await.map_err(refused)?;
-        let id = self.session.batch_id(|| batch_id(&database.target, &args));
+        let meant_by = database.meant_by(args.table.filter.as_deref().into_iter());
+        let made = work_id(&database.target, &args, meant_by);
+        let id = self.session.batch_id(&made);
         self.check_directory(&args, &id)?;
         tell(&args, &table, &database.shown, rows);
         let batch = self
@@ -123,7 +130,8 @@ impl ExportCommand {
         let batch = batch.check_at_end(true);
         batch.validate()?;
         let letters = letters_of(&processor, &args);
-        let session = self.session.session(batch, context, None, letters);
+        let rerun = "--to and another directory export the rows once more".to_owned();
+        let session = self.session.session(batch, context, None, letters, rerun);
         let worker = self.session.worker(processor, database, context)?;
         match session.attended(context.connection, worker).await? {
             Exit::Done => finish(&args, &id, context.program),
@@ -205,9 +213,9 @@ impl ExportCommand {
 }
 
 /// Returns the id of the batch with these arguments on that database.
-fn batch_id(target: &str, args: &ExportArgs) -> String {
-    let work = serde_json::json!([target, args]);
-    named("export", &args.table.table, &work)
+fn work_id(target: &str, args: &ExportArgs, meant_by: Option<&str>) -> WorkId {
+    let work = serde_json::json!([args, meant_by]);
+    named("export", target, &args.table.table, &work)
 }
 
 fn tell(args: &ExportArgs, table: &Table, database: &str, rows: Size) {

@@ -169,8 +169,10 @@ impl RedriveArgs {
             drain_timeout: self.drain_timeout,
             ended_run: OnceLock::new(),
             joins: interrupted.is_some(),
+            #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
             ledger: None,
             letters: None,
+            rerun: String::new(),
         };
         let exit = session.attended(context.connection, worker).await?;
         if !self.launch.is_json() {

@@ -253,11 +253,7 @@ impl Certificate {
     }
 
     fn summary(&self) -> String {
-        let check = self.check.summary();
-        match &self.repair {
-            Some(repair) => format!("{check}; {}", repair.summary()),
-            None => check,
-        }
+        summary(&self.check, self.repair.as_ref())
     }
 
     fn exit(&self) -> Exit {
@@ -296,6 +292,18 @@ impl Certificate {
             text.push_str(&format!("\n  note: {}", output::one_line(note)));
         }
         text
+    }
+}
+
+/// Returns the result of a check, with that of the repair.
+pub(crate) fn summary(check: &Check, repair: Option<&Repair>) -> String {
+    let settled = repair.filter(|repair| repair.all_settled());
+    if let Some(summary) = settled.and_then(|_| check.summary_once_settled()) {
+        return summary;
+    }
+    match repair {
+        Some(repair) => format!("{}; {}", check.summary(), repair.summary()),
+        None => check.summary(),
     }
 }
 

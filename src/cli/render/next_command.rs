@@ -16,6 +16,9 @@ use crate::{
 /// The processors of this crate that work on a database.
 const SQL_PROCESSORS: [&str; 3] = ["sql-backfill", SQL_IMPORT, "sql-export"];
 const SQL_IMPORT: &str = "sql-import";
+/// The error type of pages whose file is not the one that the batch began with. No attempt succeeds until that file is
+/// put back.
+const FILE_CHANGED: &str = "FileChanged";
 
 /// Returns the command that helps after a look, if there is one.
 pub(crate) fn after(seen: &Observation, program: &Program) -> Option<String> {
@@ -42,6 +45,10 @@ fn step(p: &Progress, task_queue: Option<&str>, program: &Program) -> Option<Str
     let id = &p.batch_id;
     let of_batch = |command: &str| Some(program.of_batch(command, id));
     let set = |settings: String| Some(format!("{} {settings}", program.of_batch("set", id)));
+    let waits = p.phase == Phase::Blocked || p.held_by == Some(HeldBy::Preparing);
+    if waits && file_has_changed(p) {
+        return of_batch("cancel");
+    }
     if p.phase == Phase::Blocked {
         return of_batch("failures");
     }
@@ -68,6 +75,13 @@ fn step(p: &Progress, task_queue: Option<&str>, program: &Program) -> Option<Str
         HeldBy::Retries => of_batch("failures"),
         _ => None,
     }
+}
+
+/// Returns whether pages fail, or the batch cannot be prepared, because its file has changed. Only the text tells the
+/// latter.
+fn file_has_changed(p: &Progress) -> bool {
+    p.failing.iter().any(|f| f.error_type == FILE_CHANGED)
+        || p.explanation.contains(&format!("{FILE_CHANGED}: "))
 }
 
 /// Returns advice for a batch that no worker polls for.
@@ -108,13 +122,32 @@ fn of_sql(batch: &Batch) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{render::sentences::tests::progress, shell::tests::program};
+    use crate::{
+        base::time::Timestamp,
+        cli::{render::sentences::tests::progress, shell::tests::program},
+        progress::failures::{FailureState, PageFailure},
+    };
 
     fn held(by: HeldBy, change: impl FnOnce(&mut Progress)) -> Option<String> {
         let mut p = progress();
         p.held_by = Some(by);
         change(&mut p);
         step(&p, Some("q"), &program("shop"))
+    }
+
+    fn failing(error_type: &str) -> PageFailure {
+        PageFailure {
+            stride: 0,
+            start: None,
+            end: None,
+            error_type: error_type.to_owned(),
+            message: String::new(),
+            attempts: 0,
+            first_at: Timestamp(0),
+            last_at: Timestamp(0),
+            gives_up_at: None,
+            state: FailureState::Blocked,
+        }
     }
 
     #[test]
@@ -149,6 +182,15 @@ mod tests {
         assert_eq!(slots, of("shop set ID --max-parallelism 3"));
         let blocked = held(HeldBy::Pages, |p| p.phase = Phase::Blocked);
         assert_eq!(blocked, of("shop failures ID"));
+        let changed = held(HeldBy::Pages, |p| {
+            p.phase = Phase::Blocked;
+            p.failing = vec![failing("FileChanged")];
+        });
+        assert_eq!(changed, of("shop cancel ID"));
+        let changed = held(HeldBy::Preparing, |p| {
+            p.explanation = "waiting; tried again after FileChanged: a.csv".to_owned();
+        });
+        assert_eq!(changed, of("shop cancel ID"));
     }
 
     #[cfg(all(

@@ -16,13 +16,15 @@ use crate::{
             stages::StageArgs, values::task_queue,
         },
         exit::{CliError, CliResult},
-        session::{CommandContext, Session, SessionWorker, database::SessionDatabase},
+        session::{
+            CommandContext, Session, SessionWorker,
+            batch_id::WorkId,
+            database::SessionDatabase,
+            work_ledger::{Ids, WorkLedger},
+        },
     },
     engine::worker::WorkerError,
-    processor::{
-        PageProcessor,
-        store::{dead_letter::DeadLetters, page_ledger::PageLedger},
-    },
+    processor::{PageProcessor, store::dead_letter::DeadLetters},
     stride::registry::Registry,
 };
 
@@ -88,9 +90,20 @@ impl SessionArgs {
         batch.max_parallelism(pages)
     }
 
-    /// Returns the given id, or else one that the same command makes again.
-    pub(crate) fn batch_id(&self, made: impl FnOnce() -> String) -> String {
-        self.batch_id.clone().unwrap_or_else(made)
+    /// Returns the given id, or else the one of the work.
+    pub(crate) fn batch_id(&self, made: &WorkId) -> String {
+        let given = self.batch_id.clone();
+        given.unwrap_or_else(|| made.batch_id())
+    }
+
+    /// Returns the ledger to be asked whether the work was done before. A batch that was given an id of its own is
+    /// compared only with batches of that id.
+    pub(crate) fn work_ledger(&self, database: &SessionDatabase, made: &WorkId) -> WorkLedger {
+        let own = self.batch_id.clone();
+        WorkLedger {
+            database: database.database.clone(),
+            ids: own.map_or_else(|| Ids::BeginWith(made.prefix()), Ids::Is),
+        }
     }
 
     /// Completes the batch of a command: its id, its arguments and its task queue.
@@ -118,8 +131,9 @@ impl SessionArgs {
         &'a self,
         batch: Batch,
         context: &CommandContext<'a>,
-        ledger: Option<Arc<dyn PageLedger>>,
+        ledger: Option<WorkLedger>,
         letters: Option<Arc<dyn DeadLetters>>,
+        rerun: String,
     ) -> Session<'a> {
         Session {
             batch,
@@ -131,6 +145,7 @@ impl SessionArgs {
             joins: false,
             ledger,
             letters,
+            rerun,
         }
     }
 

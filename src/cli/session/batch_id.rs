@@ -1,27 +1,42 @@
 //! Ids made from the work of a batch, so that the same command means the same batch.
 
-use crate::{processor::store::dead_letter::stable_id, sql::BackfillArgs};
+use crate::{
+    processor::store::dead_letter::stable_id,
+    sql::{BackfillArgs, connection::place::Place},
+};
 
-/// Returns a short name for a database. It reveals nothing about the database and does not depend on the user who
-/// connects.
-pub fn target(redacted_url: &str) -> String {
-    let (scheme, rest) = redacted_url.split_once(':').unwrap_or(("", redacted_url));
-    let place = match rest.split_once('@') {
-        Some((_user, place)) => place.to_owned(),
-        None => rest.trim_start_matches('/').to_owned(),
-    };
-    let place = match scheme.starts_with("sqlite") {
-        // The same file has the same name in every working directory.
-        true => std::fs::canonicalize(rest.trim_start_matches("//"))
-            .map_or(place, |path| path.display().to_string()),
-        false => place,
-    };
-    short(&serde_json::json!([scheme, place]))
+/// The number of letters that stand for the database in an id.
+const LETTERS_OF_PLACE: usize = 6;
+
+/// An id that the same work on the same database always has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WorkId {
+    /// The part that does not depend on the way to the database. A ledger, which is in the database, finds the batches of
+    /// the same work by it.
+    pub work: String,
+    place: String,
+}
+
+impl WorkId {
+    pub fn batch_id(&self) -> String {
+        format!("{}{}", self.prefix(), self.place)
+    }
+
+    /// Returns the text with which the ids of the same work begin.
+    pub fn prefix(&self) -> String {
+        format!("{}-", self.work)
+    }
+}
+
+/// Returns a short name for a database, which reveals nothing about the database.
+pub(crate) fn target(place: &Place) -> String {
+    short(&serde_json::json!(place))
 }
 
 /// Returns the id of a backfill, made from the database, the table, the rows and the work. A command that is repeated
-/// with another limit or another check is about the same batch, and must not do the work a second time.
-pub fn batch_id(target: &str, args: &BackfillArgs) -> String {
+/// with another limit or another check is about the same batch, and must not do the work a second time. The name of the
+/// table is its [full name](crate::sql::Table::full_name). `meant_by` is the database in which the work finds other tables.
+pub(crate) fn of_backfill(target: &str, args: &BackfillArgs, meant_by: Option<&str>) -> WorkId {
     let set = args.set.iter();
     let set: Vec<_> = set
         .map(|set| {
@@ -32,15 +47,18 @@ pub fn batch_id(target: &str, args: &BackfillArgs) -> String {
         })
         .collect();
     let (table, filter) = (&args.table.table, &args.table.filter);
-    let work = serde_json::json!([target, table, filter, set, args.statements]);
-    named("backfill", table, &work)
+    let work = serde_json::json!([table, filter, set, args.statements, meant_by]);
+    named("backfill", target, table, &work)
 }
 
-/// Returns the id for a command, a table and a value that distinguishes one batch from another.
-pub fn named(command: &str, table: &str, work: &serde_json::Value) -> String {
+/// Returns the id for a command, a database, a table and a value that distinguishes one batch from another.
+pub(crate) fn named(command: &str, target: &str, table: &str, work: &serde_json::Value) -> WorkId {
     let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let table: String = table.chars().filter(plain).take(60).collect();
-    format!("{command}-{table}-{}", short(work))
+    WorkId {
+        work: format!("{command}-{table}-{}", short(work)),
+        place: target.chars().take(LETTERS_OF_PLACE).collect(),
+    }
 }
 
 /// Returns ten letters that stand for a value.
@@ -59,20 +77,20 @@ mod tests {
         let args = |expression: &str| {
             BackfillArgs::of(TableSpec::new("\"my shop\".users", ["id"])).set("a", expression)
         };
-        let here = target("postgres://me@db:5432/shop");
-        assert_eq!(here, target("postgres://you@db:5432/shop"));
-        assert_eq!(here, target("postgres://db:5432/shop"));
-        assert_ne!(here, target("postgres://me@db:5432/other"));
-        let id = batch_id(&here, &args("1"));
-        assert!(id.starts_with("backfill-myshop.users-"), "{id}");
-        assert_eq!(id, batch_id(&here, &args("1")));
-        assert_ne!(id, batch_id(&here, &args("2")));
-        let checked = args("1").verify("a = 1").once(true);
-        assert_eq!(id, batch_id(&here, &checked));
-        assert_eq!(
-            batch_id(&here, &args("a + 1")),
-            batch_id(&here, &args("a+1"))
-        );
-        assert_ne!(id, batch_id(&target("sqlite:a.db"), &args("1")));
+        let of = |args: &BackfillArgs| of_backfill("0123456789", args, None);
+        let id = of(&args("1"));
+        assert!(id.work.starts_with("backfill-myshop.users-"), "{id:?}");
+        assert!(id.batch_id().ends_with("-012345"), "{id:?}");
+        assert!(id.batch_id().starts_with(&id.prefix()), "{id:?}");
+        assert_eq!(id, of(&args("1")));
+        assert_ne!(id, of(&args("2")));
+        assert_eq!(id, of(&args("1").verify("a = 1").once(true)));
+        assert_eq!(of(&args("a + 1")), of(&args("a+1")));
+        // The way to the database is not part of the work.
+        let elsewhere = of_backfill("abcdefghij", &args("1"), None);
+        assert_eq!(elsewhere.work, id.work);
+        assert_ne!(elsewhere.batch_id(), id.batch_id());
+        let meant = of_backfill("0123456789", &args("1"), Some("shop"));
+        assert_ne!(meant, id);
     }
 }

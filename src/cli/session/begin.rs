@@ -24,16 +24,16 @@ impl Session<'_> {
                 StartError::AlreadyRunning { .. } | StartError::AlreadyEnded { .. }
                     if self.batch.spec.redrive_of.is_some() =>
                 {
-                    "--batch-id names another batch"
+                    "--batch-id names another batch".to_owned()
                 }
                 StartError::RunsDifferently { .. } => {
-                    "the database, the table or the work is another one; --batch-id names another batch"
+                    "the database, the table or the work is another one; --batch-id names another batch".to_owned()
                 }
                 StartError::AlreadyEnded {
                     state: BatchStatus::Failed | BatchStatus::Cancelled,
                     ..
-                } => "--continue picks up where it stood, --rerun does everything again",
-                StartError::AlreadyEnded { .. } => "--rerun does everything again",
+                } => format!("--continue picks up where it stood; {}", self.rerun),
+                StartError::AlreadyEnded { .. } => self.rerun.clone(),
                 _ => return error.into(),
             };
             CliError::from(error).hint(hint)
@@ -41,25 +41,38 @@ impl Session<'_> {
     }
 
     /// Refuses a batch that Temporal has forgotten but the ledger has not: a new batch would apply its pages a second
-    /// time.
+    /// time. The same holds for a batch of the same work that was started by another way to the database.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     async fn is_new(&self) -> CliResult<()> {
         let Some(ledger) = &self.ledger else {
             return Ok(());
         };
-        let id = self.batch.id();
-        let strides = ledger.strides_of(id).await;
-        let strides = strides.map_err(|error| {
-            CliError::failure(format_args!("the ledger cannot be read: {error}"))
-        })?;
-        if strides == 0 {
+        let Some(applied) = ledger.applied().await? else {
             return Ok(());
+        };
+        let (id, rerun) = (self.batch.id(), &self.rerun);
+        let strides = count(applied.strides, "stride");
+        if applied.batch_id == id {
+            return Err(CliError::failure(format_args!(
+                "Temporal does not know batch \"{id}\", but the ledger of the database has pages that it has applied, \
+                 in {strides}: Temporal has forgotten the batch, or is another server"
+            ))
+            .hint(format!(
+                "a new batch with this id processes all rows, including the finished ones; {rerun}"
+            )));
         }
+        let other = &applied.batch_id;
+        let status = self.program.of_batch("status", other);
         Err(CliError::failure(format_args!(
-            "Temporal does not know batch \"{id}\", but the ledger of the database has pages that it has applied, in \
-             {}: Temporal has forgotten the batch, or is another server",
-            count(strides, "stride")
+            "batch \"{other}\" has done this work before: the ledger of the database has its pages, in {strides}. Its \
+             database was given in another way, or is a copy of this one"
         ))
-        .hint("a new batch with this id processes all rows again, including the finished ones; --rerun starts it"))
+        .hint(format!("`{status}` shows it; {rerun}")))
+    }
+
+    #[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+    async fn is_new(&self) -> CliResult<()> {
+        Ok(())
     }
 
     /// Reports a batch that has completed already, instead of running it again. `None` if the batch has still work to
@@ -81,7 +94,7 @@ impl Session<'_> {
             return Err(CliError::failure(format_args!(
                 "a batch \"{id}\" has ended already and is not the same: {differs}"
             ))
-            .hint("--batch-id names another batch, --rerun uses the id again"));
+            .hint(format!("--batch-id names another batch; {}", self.rerun)));
         }
         let report = handle.result().await?;
         let repair = match &self.letters {
@@ -92,14 +105,18 @@ impl Session<'_> {
             None => None,
         };
         note(format_args!(
-            "batch \"{id}\" is done already, and nothing was changed now; --rerun runs it once more"
+            "batch \"{id}\" is done already, and nothing was changed now; {}",
+            self.rerun
         ));
         self.tell(report, repair).map(Some)
     }
 
     pub(super) fn tell(&self, report: BatchReport, repair: Option<Repair>) -> CliResult {
         let exit = Exit::of(&report);
-        let _ = self.ended_run.set(report.progress.batch_run.clone());
+        let progress = &report.progress;
+        let _ = self
+            .ended_run
+            .set((progress.batch_run.clone(), progress.items));
         let look = BatchView::ended(report).with_repair(repair);
         look.print(self.json, self.program);
         Ok(exit)

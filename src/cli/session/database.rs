@@ -2,8 +2,12 @@
 
 use crate::{
     batch::Batch,
-    cli::{args::databases::database::DatabaseArgs, exit::CliResult, session::batch_id::target},
-    sql::{Connections, Database, DatabaseOptions},
+    cli::{
+        args::databases::database::DatabaseArgs,
+        exit::{CliError, CliResult},
+        session::batch_id::target,
+    },
+    sql::{Connections, Database, DatabaseOptions, connection::place::Place},
 };
 
 pub(crate) struct SessionDatabase {
@@ -11,8 +15,9 @@ pub(crate) struct SessionDatabase {
     pub options: DatabaseOptions,
     /// The URL without its password.
     pub shown: String,
-    /// A short name of the database, for ids.
+    /// A short name of the place of the database, for ids.
     pub target: String,
+    default_database: Option<String>,
 }
 
 impl SessionDatabase {
@@ -21,13 +26,27 @@ impl SessionDatabase {
         let options = given.options()?;
         let pages = batch.spec.max_parallelism;
         let database = Database::connect(&options.clone().pages(pages)).await?;
-        let shown = options.redacted();
+        let place = Place::of(&options, &database).await;
+        let place = place.map_err(|e| CliError::caused("the database does not name itself", &e))?;
         Ok(Self {
             database,
-            target: target(&shown),
-            shown,
+            target: target(&place),
+            default_database: Place::default_database(&options),
+            shown: options.redacted(),
             options,
         })
+    }
+
+    /// Returns the database in which expressions find tables, if any of them may name one.
+    pub(crate) fn meant_by<'a>(&self, mut texts: impl Iterator<Item = &'a str>) -> Option<&str> {
+        let selects = texts.any(|text| text.to_lowercase().contains("select"));
+        self.default_database().filter(|_| selects)
+    }
+
+    /// Returns the database in which statements find the tables that they name without one, where the place does not
+    /// say it.
+    pub(crate) fn default_database(&self) -> Option<&str> {
+        self.default_database.as_deref()
     }
 
     pub(crate) fn connections(&self, name: &str) -> Connections {

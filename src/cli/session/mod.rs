@@ -14,6 +14,8 @@ pub(crate) mod launch;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) mod ledger_tables;
 pub(crate) mod limit_warnings;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) mod work_ledger;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -26,11 +28,8 @@ use crate::{
         args::{metrics::MetricsArgs, pacing::PacingArgs, temporal_server::ConnectionArgs},
         shell::Program,
     },
-    processor::{
-        hooks::Hooks,
-        store::{dead_letter::DeadLetters, page_ledger::PageLedger},
-        throttle::Throttles,
-    },
+    processor::{hooks::Hooks, store::dead_letter::DeadLetters, throttle::Throttles},
+    progress::ItemCounts,
     stride::registry::Registry,
 };
 
@@ -51,12 +50,15 @@ pub(crate) struct Session<'a> {
     pub pacing: &'a PacingArgs,
     pub json: bool,
     pub drain_timeout: Duration,
-    /// The batch run whose end has been printed.
-    pub ended_run: OnceLock<String>,
+    /// The batch run whose end has been printed, and its items.
+    pub ended_run: OnceLock<(String, ItemCounts)>,
     /// True for a batch that this program started before and no other worker works on, which the session continues.
     pub joins: bool,
     /// The ledger of a batch that applies each page exactly once.
-    pub ledger: Option<Arc<dyn PageLedger>>,
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub ledger: Option<work_ledger::WorkLedger>,
+    /// The hint at the flag that runs an ended batch again, with what it would do to the data.
+    pub rerun: String,
     /// The dead letters of the batch, if it keeps any.
     pub letters: Option<Arc<dyn DeadLetters>>,
 }

@@ -146,6 +146,7 @@ impl SqlBackfill {
             let plan = work.table().check_plan().await;
             plan.map_err(TableError::into_page_error)?;
         }
+        work.table().check_key_lengths().await?;
         work.try_out(args).await?;
         if let Some(verify) = &args.verify {
             let check = RangeCheck::new(work.table(), verify).await;

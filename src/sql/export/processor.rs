@@ -111,6 +111,7 @@ impl SqlExport {
             let plan = table.check_plan().await;
             plan.map_err(TableError::into_page_error)?;
         }
+        table.check_key_lengths().await?;
         for column in selected(&table, args)? {
             if WRITE_ONLY.contains(&column.type_name.as_str()) {
                 return Err(PageError::non_retryable(

@@ -8,9 +8,11 @@
 //! | `row.rs` | a record as a row |
 //! | `write/` | rows into the table, a file for each database |
 //! | `fault/` | the columns that a database refuses, a file for each database |
+//! | `check.rs` | the check of what was imported |
 //! | `rejected.rs` | the dead letter of a refused record |
 
 mod args;
+mod check;
 mod error;
 mod fault;
 mod mapping;

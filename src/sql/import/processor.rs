@@ -6,8 +6,9 @@ use async_trait::async_trait;
 
 use super::{
     InvalidImport,
-    args::{Assigned, ImportArgs, ImportFile, ManifestChoice, OnConflict},
-    mapping,
+    args::{Assigned, ColumnKind, ImportArgs, ImportFile, ManifestChoice, OnConflict},
+    check,
+    mapping::{self, Column},
     rejected::{Alone, Rejecting},
     row::{self, ImportRow, Reading},
     target::Target,
@@ -15,14 +16,18 @@ use super::{
 };
 use crate::{
     base::error::PageError,
-    files::{BadRecord, FilePosition, FileRecord, JsonLinesSource, Manifest, SinkError},
+    files::{
+        BadRecord, EncodedColumn, FilePosition, FileRecord, JsonLinesSource, Manifest, SinkError,
+    },
     page::{Next, Page, range::PageRange, size::Size},
     processor::{
         PageProcessor, SkipAhead,
+        check_context::CheckContext,
         context::PageContext,
         report::PageReport,
         store::{dead_letter::DeadLetters, page_ledger::PageLedger},
     },
+    progress::check::Check,
     sql::{
         Connections, Database,
         backend::{
@@ -100,11 +105,11 @@ impl SqlImport {
         self
     }
 
-    fn database(&self, args: &ImportArgs) -> Result<&Database, PageError> {
+    pub(super) fn database(&self, args: &ImportArgs) -> Result<&Database, PageError> {
         self.connections.get(&args.connection)
     }
 
-    async fn rows(
+    pub(super) async fn rows(
         &self,
         args: &ImportArgs,
         range: &PageRange<FilePosition>,
@@ -206,23 +211,45 @@ async fn new_fields(
     Ok((new.cloned().collect(), page.next().clone()))
 }
 
-/// Returns the reason why no field was found.
-async fn nothing_in(source: &JsonLinesSource) -> Result<InvalidImport, PageError> {
+/// Returns the fields of a file without a single record: those of the export that wrote it, or else columns of the table.
+/// An export of no rows is such a file, and its import adds no rows.
+fn fields_of_none(
+    args: &ImportArgs,
+    exported: &[EncodedColumn],
+    columns: &[Column],
+) -> Vec<String> {
+    if !exported.is_empty() {
+        return exported.iter().map(|column| column.name.clone()).collect();
+    }
+    let fed = |column: &&Column| {
+        let encoded = column.kind != ColumnKind::Bytes || args.bytes.is_some();
+        encoded && !column.generated && !args.map.values().any(|name| *name == column.name)
+    };
+    let named = columns.iter().filter(fed).map(|column| column.name.clone());
+    named.chain(args.map.keys().cloned()).collect()
+}
+
+/// Returns the reason why no field was found, if the file has any record.
+async fn nothing_in(source: &JsonLinesSource) -> Result<Option<InvalidImport>, PageError> {
     let read = |line: &[u8]| row::fields_of(&String::from_utf8_lossy(line)).map(drop);
     let page = source
         .page_with(&PageRange::new(None, None), 1, read)
         .await?;
     Ok(match page.items().first().map(|record| record.content()) {
-        None => InvalidImport::Empty,
-        Some(Ok(())) => InvalidImport::NoFields,
-        Some(Err(bad)) => InvalidImport::NothingReadable {
+        None => None,
+        Some(Ok(())) => Some(InvalidImport::NoFields),
+        Some(Err(bad)) => Some(InvalidImport::NothingReadable {
             message: bad.message().to_owned(),
-        },
+        }),
     })
 }
 
 /// Returns the fields of the file.
-async fn fields(args: &ImportArgs) -> Result<Vec<String>, PageError> {
+async fn fields(
+    args: &ImportArgs,
+    exported: &[EncodedColumn],
+    columns: &[Column],
+) -> Result<Vec<String>, PageError> {
     match &args.file {
         ImportFile::Csv(source) => {
             let columns = source.columns().await?;
@@ -255,9 +282,12 @@ async fn fields(args: &ImportArgs) -> Result<Vec<String>, PageError> {
                         .collect::<Vec<_>>(),
                 );
             }
-            match fields.is_empty() {
-                true => Err(nothing_in(source).await?.into_page_error()),
-                false => Ok(fields),
+            if !fields.is_empty() {
+                return Ok(fields);
+            }
+            match nothing_in(source).await? {
+                Some(reason) => Err(reason.into_page_error()),
+                None => Ok(fields_of_none(args, exported, columns)),
             }
         }
     }
@@ -286,10 +316,6 @@ impl PageProcessor for SqlImport {
             let table = args.table.clone();
             return Err(InvalidImport::NoTable { table }.into_page_error());
         }
-        let fields = match args.fields.take() {
-            Some(fields) => fields,
-            None => fields(&args).await?,
-        };
         let exported = match manifest {
             // Written by an export of a table.
             Some(manifest) if !manifest.encodings.is_empty() => {
@@ -301,6 +327,10 @@ impl PageProcessor for SqlImport {
                 manifest.encodings
             }
             _ => Vec::new(),
+        };
+        let fields = match args.fields.take() {
+            Some(fields) => fields,
+            None => fields(&args, &exported, &columns).await?,
         };
         args.computed = mapping::computed(&args, &exported, &columns);
         let filling = fields.iter().filter(|field| !args.computed.contains(field));
@@ -418,6 +448,15 @@ impl PageProcessor for SqlImport {
         match &ctx.args().file {
             ImportFile::Csv(source) => source.skip_ahead(ctx, pages).await,
             ImportFile::JsonLines(source) => source.skip_ahead(ctx, pages).await,
+        }
+    }
+
+    async fn check(&self, ctx: &CheckContext<Self>) -> Result<Option<Check>, PageError> {
+        tokio::select! {
+            check = check::check(self, ctx) => check,
+            () = ctx.cancelled() => {
+                Err(PageError::retryable("the check was cancelled").with_type("Cancelled"))
+            }
         }
     }
 

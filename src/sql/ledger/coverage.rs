@@ -8,7 +8,9 @@ use crate::{
     page::token::PageToken,
     processor::store::page_ledger::StrideTotals,
     sql::{
+        Database,
         backend::{Backend, dialect::Dialect, value::Fields},
+        connection::pool::on_pool,
         ledger::{SqlLedger, failed, stride_table::totals},
     },
 };
@@ -56,6 +58,25 @@ impl<DB: Backend> SqlLedger<DB> {
             .collect::<Result<_, _>>()
             .map_err(failed::<DB>)
     }
+}
+
+/// The number of strides that [`kept_strides`] returns at most.
+pub(crate) const STRIDES_AT_ONCE: u32 = 1_000;
+
+/// The state of a batch run of which the ledger has no stride at all.
+pub(crate) const NO_STRIDE: &str = "the ledger of this database has no stride of the batch run; this is another \
+    database, or the strides were pruned";
+
+/// Returns the strides of a batch run in the ledger of a database from number `from` on, in order.
+pub(crate) async fn kept_strides(
+    database: &Database,
+    batch_run: &str,
+    from: u64,
+) -> Result<Vec<KeptStride>, PageError> {
+    on_pool!(database, pool: Db => {
+        let ledger = SqlLedger::<Db>::new(pool.clone());
+        ledger.strides(batch_run, from, STRIDES_AT_ONCE).await
+    })
 }
 
 fn kept<DB: Dialect>(row: &DB::Row) -> Result<KeptStride, sqlx::Error> {

@@ -6,6 +6,7 @@
 //! | `strides.rs`, `letters.rs`, `reports.rs`, `outputs.rs`, `settled.rs` | the statements of one table each |
 //! | `transaction.rs` | the transaction of a page, or of a letter that is redriven |
 //! | `coverage.rs` | holes in the chain of applied strides |
+//! | `same_work.rs` | the batches of a ledger, for commands that would do the same work again |
 //! | `schema.rs` | the tables for the command line |
 //! | `no_ledger.rs` | the ledger of a connection that the worker does not have |
 
@@ -14,6 +15,8 @@ pub(crate) mod letter_table;
 pub(crate) mod no_ledger;
 pub(crate) mod outputs;
 pub(crate) mod reports;
+#[cfg(feature = "cli")]
+pub(crate) mod same_work;
 #[cfg(feature = "cli")]
 pub(crate) mod schema;
 pub(crate) mod settled;

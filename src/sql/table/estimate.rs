@@ -10,7 +10,7 @@ impl Table {
     ///
     /// | database | without a filter | with one |
     /// |---|---|---|
-    /// | PostgreSQL | the planner's estimate; exact for a table of at most 64 MiB without statistics | the same |
+    /// | PostgreSQL | the planner's estimate, without row versions that were rolled back; exact for a table of at most 64 MiB without statistics | the same |
     /// | MySQL, MariaDB | the table's statistics | the optimizer's estimate |
     /// | SQLite | exact up to 100,000 rows; else `sqlite_stat1` after `ANALYZE`; else, for an `INTEGER PRIMARY KEY`, the distance from the lowest to the highest, and no more than the file may hold | unknown |
     ///
@@ -73,6 +73,15 @@ mod postgres {
             AND pg_catalog.pg_relation_size(oid) <= 64 * 1024 * 1024
         FROM pg_catalog.pg_class WHERE oid = $1::text::regclass";
 
+    /// Selects the most rows that the table may have. The planner multiplies the rows of the last `ANALYZE` as the file
+    /// has grown since, and versions of rows that were rolled back, as by a dry run, make it grow. Rows that were added
+    /// since the last `ANALYZE` are in the counters of the server, unless those were reset.
+    const LIVE: &str = "SELECT sum(greatest(c.reltuples, s.n_live_tup, 0))::float8
+        FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_stat_all_tables s ON s.relid = c.oid
+        WHERE c.relkind = 'r' AND c.oid IN (
+            SELECT $1::text::regclass UNION ALL
+            SELECT relid FROM pg_catalog.pg_partition_tree($1::text::regclass))";
+
     pub async fn rows(pool: &PgPool, statements: &Statements) -> Result<Size, PageError> {
         let condition = statements.range(None, None, 1).sql;
         let table = &statements.table;
@@ -84,13 +93,30 @@ mod postgres {
             let rows: i64 = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
             return Ok(u64::try_from(rows).map_or(Size::Unknown, Size::Exact));
         }
-        let explain = format!("EXPLAIN (FORMAT JSON) SELECT 1 FROM {table} WHERE {condition}");
+        let matching = planned(pool, &format!("SELECT 1 FROM {table} WHERE {condition}")).await?;
+        let all = match &statements.filter {
+            Some(_) => planned(pool, &format!("SELECT 1 FROM {table}")).await?,
+            None => matching,
+        };
+        let live = rows_of(pool, LIVE, vec![table.as_str().into()]).await?;
+        let live = live.first().and_then(|row| row.get::<Option<f64>, _>(0));
+        let rows = match (matching, all, live) {
+            (Some(matching), Some(all), Some(live)) if live > 0.0 && all > live => {
+                Some(matching * live / all)
+            }
+            _ => matching,
+        };
+        Ok(Size::from_hint(rows.map(|rows| rows.round() as u64)))
+    }
+
+    /// Returns the number of rows that the planner expects.
+    async fn planned(pool: &PgPool, query: &str) -> Result<Option<f64>, PageError> {
+        let explain = format!("EXPLAIN (FORMAT JSON) {query}");
         let rows = rows_of(pool, &explain, Vec::new()).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let plan: serde_json::Value = serde_json::from_str(row.try_get_unchecked::<&str, _>(0)?)?;
         let rows = plan.pointer("/0/Plan/Plan Rows");
-        let rows = rows.and_then(serde_json::Value::as_f64);
-        Ok(Size::from_hint(rows.map(|rows| rows as u64)))
+        Ok(rows.and_then(serde_json::Value::as_f64))
     }
 }
 

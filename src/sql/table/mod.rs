@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `mod.rs` | [`Table`] |
 //! | `spec.rs`, `name.rs`, `filter.rs` | the requested rows, and the checks that need no database |
+//! | `resolve.rs` | the name by which the database knows a table |
 //! | `inspect/` | the catalog's description of a table, a file for each database |
-//! | `column.rs`, `key.rs`, `primary_key.rs` | its columns, and its key |
+//! | `column.rs`, `key.rs`, `key_length.rs`, `primary_key.rs` | its columns, and its key |
 //! | `statements.rs` | the statements, as texts and values |
 //! | `walk.rs`, `row_locks.rs`, `row_bytes.rs` | keys and rows of a page |
 //! | `plan.rs`, `estimate.rs`, `sample.rs` | the plan of a page, the number of rows, and positions for a sample |
@@ -19,9 +20,12 @@ mod filter;
 mod high_water_mark;
 mod inspect;
 mod key;
+mod key_length;
 pub(super) mod name;
 mod plan;
 mod primary_key;
+#[cfg(feature = "cli")]
+mod resolve;
 mod row_bytes;
 mod row_locks;
 mod sample;

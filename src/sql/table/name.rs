@@ -1,5 +1,7 @@
 //! Names of tables and columns, in a spec and in a statement.
 
+use std::fmt;
+
 use super::error::TableError;
 
 /// The name of a table, as it was given.
@@ -53,6 +55,23 @@ impl TableName {
                  double quotes",
             ),
         }
+    }
+}
+
+impl fmt::Display for TableName {
+    /// Writes a text that [`read`](Self::read) reads back. Quotes are written only where they are needed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(schema) = &self.schema {
+            write!(f, "{}.", written(schema))?;
+        }
+        f.write_str(&written(&self.table))
+    }
+}
+
+fn written(name: &str) -> String {
+    match name.contains(['.', '"', '`']) {
+        true => format!("\"{}\"", name.replace('"', "\"\"")),
+        false => name.to_owned(),
     }
 }
 
@@ -114,7 +133,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_plain_name_is_written_without_quotes() {
+        for given in ["users", "shop.users", "my shop.Users"] {
+            assert_eq!(TableName::parse(given).unwrap().to_string(), given);
+        }
+        let quoted = TableName::parse("`s.x`.`t`").unwrap().to_string();
+        assert_eq!(quoted, "\"s.x\".t");
+    }
+
     proptest! {
+        #[test]
+        fn a_written_name_is_read_back(
+            schema in prop::option::of("[^\\p{Cc}]{1,9}"), table in "[^\\p{Cc}]{1,9}"
+        ) {
+            let name = TableName { schema, table };
+            prop_assert_eq!(TableName::parse(&name.to_string()).unwrap(), name);
+        }
+
         #[test]
         fn a_quoted_name_is_read_back(schema in "[^\\p{Cc}]{1,9}", table in "[^\\p{Cc}]{1,9}") {
             for syntax in Syntax::ALL {

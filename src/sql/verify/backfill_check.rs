@@ -81,12 +81,14 @@ pub(crate) async fn check_backfill(
         let Holes {
             strides,
             items,
+            given_up,
             holes,
             notes,
         } = ledger.run().await?;
         if rows.is_none() {
             check.ranges = strides;
             check.items = Some(items);
+            (check.items_given_up, check.pages_given_up) = given_up;
         }
         check.notes.extend(notes);
         for hole in holes {

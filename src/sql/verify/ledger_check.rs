@@ -5,14 +5,11 @@ use crate::{
     page::token::PageToken,
     progress::ItemCounts,
     sql::{
-        Key, SqlLedger, Table,
-        connection::pool::on_pool,
-        ledger::coverage::{Chain, Hole, KeptStride},
+        Key, Table,
+        ledger::coverage::{Chain, Hole, KeptStride, NO_STRIDE, STRIDES_AT_ONCE, kept_strides},
     },
 };
 
-/// The number of strides that are read at once.
-const STRIDES_AT_ONCE: u32 = 1_000;
 /// The number of items up to which strides are counted together.
 const ITEMS_AT_ONCE: u64 = 50_000;
 /// The largest number of holes that are examined; a batch run with more has another problem.
@@ -46,21 +43,10 @@ pub(super) struct Holes {
     pub strides: u64,
     /// The number of items that the batch run has applied or deliberately skipped.
     pub items: u64,
+    /// The items and the pages that it has given up.
+    pub given_up: (u64, u64),
     pub holes: Vec<RowsInHole>,
     pub notes: Vec<String>,
-}
-
-/// Describes the rows that the batch run gave up. A redrive may have changed them since.
-fn given_up(items: u64, pages: u64) -> Option<String> {
-    let given_up = [(items, "item"), (pages, "page")];
-    let given_up = given_up.into_iter().filter(|(n, _)| *n > 0);
-    let given_up: Vec<_> = given_up.map(|(n, what)| count(n, what)).collect();
-    (!given_up.is_empty()).then(|| {
-        format!(
-            "the batch run gave up {}, which the items counted here leave out",
-            given_up.join(" and ")
-        )
-    })
 }
 
 /// The number of ranges whose rows differ in number from the applied items. In a table in use, rows are added and
@@ -88,7 +74,7 @@ impl LedgerCheck<'_> {
         let (mut followed, mut counting) = (0, true);
         let (mut items, mut pages_failed) = (ItemCounts::default(), 0);
         while let Some(next) = chain.next() {
-            let strides = self.strides(next).await?;
+            let strides = kept_strides(self.table.database(), self.batch_run, next).await?;
             for stride in &strides {
                 if chain.next().is_none() {
                     break;
@@ -120,15 +106,12 @@ impl LedgerCheck<'_> {
                 rows: self.table.count(start.as_ref(), end.as_ref()).await?,
                 start,
                 end,
-                what: "the ledger of this database has no stride of the batch run; this is another database, or \
-                       the strides were pruned"
-                    .to_owned(),
+                what: NO_STRIDE.to_owned(),
                 may_be_new: false,
             });
             found.clear();
         }
         let mut notes: Vec<_> = counts.note().into_iter().collect();
-        notes.extend(given_up(items.failed, pages_failed));
         for hole in found.into_iter().take(MAX_HOLES) {
             let found_end = hole.found_end;
             if found_end && self.end.is_none() && hole.end.is_none() && self.covered_to.is_none() {
@@ -151,15 +134,9 @@ impl LedgerCheck<'_> {
         Ok(Holes {
             strides: followed,
             items: items.processed + items.skipped,
+            given_up: (items.failed, pages_failed),
             holes,
             notes,
-        })
-    }
-
-    async fn strides(&self, from: u64) -> Result<Vec<KeptStride>, PageError> {
-        on_pool!(self.table.database(), pool: Db => {
-            let ledger = SqlLedger::<Db>::new(pool.clone());
-            ledger.strides(self.batch_run, from, STRIDES_AT_ONCE).await
         })
     }
 

@@ -21,4 +21,4 @@ pub use query::InvalidVerify;
 pub use range_check::{RangeCheck, RangeCheckError};
 
 /// The longest time for one range by default.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);

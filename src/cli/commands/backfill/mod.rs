@@ -13,12 +13,12 @@ use crate::{
         commands::backfill::dry_run::DryRunArgs,
         exit::CliResult,
         session::{
-            CommandContext, args::SessionArgs, batch_id::batch_id, database::SessionDatabase,
+            CommandContext, args::SessionArgs, batch_id::of_backfill, database::SessionDatabase,
             ledger_tables::with_ledger_tables,
         },
     },
     processor::PageProcessor as _,
-    sql::SqlBackfill,
+    sql::{BackfillArgs, SqlBackfill, backfill::Work},
     stride::redrive::letters_of,
 };
 use args::WorkArgs;
@@ -85,7 +85,14 @@ impl BackfillCommand {
             None => args,
         };
         let processor = SqlBackfill::new(database.connections(&args.connection));
-        let id = self.session.batch_id(|| batch_id(&database.target, &args));
+        let expressions = args.set.iter().map(|set| &set.expression);
+        let texts = expressions.chain(&args.table.filter);
+        let meant_by = match args.statements.is_empty() {
+            true => database.meant_by(texts.map(String::as_str)),
+            false => database.default_database(),
+        };
+        let made = of_backfill(&database.target, &args, meant_by);
+        let id = self.session.batch_id(&made);
         let mut batch = self
             .session
             .batch(limits, &id, &args, ("backfill", database))?;
@@ -98,9 +105,10 @@ impl BackfillCommand {
         let work = with_ledger_tables(&database.database, make, context.program, check).await?;
         let summary = StartSummary::of(&processor, &args, &work, batch.spec.page_size).await?;
         summary.tell(&database.shown);
-        let ledger = args.once.then(|| database.database.ledger());
+        let ledger = args.once.then(|| self.session.work_ledger(database, &made));
         let letters = letters_of(&processor, &args);
-        let session = self.session.session(batch, context, ledger, letters);
+        let rerun = rerun_hint(&args, &work);
+        let session = self.session.session(batch, context, ledger, letters, rerun);
         if self.detach.is_some() {
             return session.detached(context.connection).await;
         }
@@ -111,5 +119,20 @@ impl BackfillCommand {
         };
         let worker = self.session.worker(processor, database, &context)?;
         session.attended(context.connection, worker).await
+    }
+}
+
+/// Returns the hint at `--rerun`, with what it does to rows that are changed already.
+fn rerun_hint(args: &BackfillArgs, work: &Work) -> String {
+    if !args.statements.is_empty() {
+        return "--rerun runs the statements once more, also on the rows that are changed already"
+            .to_owned();
+    }
+    match work.read_by_themselves(args).as_slice() {
+        [] => "--rerun runs it once more".to_owned(),
+        columns => format!(
+            "--rerun changes rows a second time: the new value of {} is computed from columns that are set already",
+            columns.join(", ")
+        ),
     }
 }

@@ -12,14 +12,14 @@ use clap::{Args, ValueEnum};
 use crate::{
     batch::Batch,
     cli::{
-        args::{databases::database::DatabaseArgs, values::absolute},
-        exit::CliResult,
+        args::{databases::database::DatabaseArgs, table::full_name, values::absolute},
+        exit::{CliResult, Exit},
         output::note,
         render::sentences,
         session::{
             CommandContext,
             args::SessionArgs,
-            batch_id::named,
+            batch_id::{WorkId, named},
             database::SessionDatabase,
             ledger_tables::{refused, with_ledger_tables},
         },
@@ -35,7 +35,7 @@ use crate::{
     stride::redrive::letters_of,
 };
 use reading::{Format, ReadingArgs, named_delimiter, named_format};
-use rejected::{RejectedFile, shown};
+use rejected::{Corrected, Import, RejectedFile, shown};
 use repeat_command::Changes;
 
 #[derive(Args, Debug)]
@@ -103,6 +103,11 @@ pub(crate) struct ImportCommand {
     #[arg(long)]
     mask_values: bool,
 
+    /// Settle the dead letters of the batch whose rejected records FILE holds, although FILE has fewer records than that
+    /// batch rejected: those that are missing were left out on purpose
+    #[arg(long)]
+    settle_rejected: bool,
+
     #[command(flatten)]
     session: SessionArgs,
 }
@@ -160,7 +165,12 @@ impl ImportCommand {
         context: &CommandContext<'_>,
     ) -> CliResult {
         let limits = self.session.fitted(limits, database);
-        let id = self.session.batch_id(|| batch_id(&database.target, &args));
+        let args = ImportArgs {
+            table: full_name(&database.database, &args.table).await?,
+            ..args
+        };
+        let made = work_id(&database.target, &args);
+        let id = self.session.batch_id(&made);
         if let Some(rejected) = rejected {
             rejected.check(&self.file, &id, self.session.rerun)?;
         }
@@ -169,6 +179,7 @@ impl ImportCommand {
             let batch = self
                 .session
                 .batch(limits, &id, args, ("import", database))?;
+            let batch = batch.check_at_end(args.once);
             batch.validate()?;
             CliResult::Ok(batch)
         };
@@ -193,19 +204,43 @@ impl ImportCommand {
             fields: prepared.fields,
             ..args
         };
-        let ledger = args.once.then(|| database.database.ledger());
+        let ledger = args.once.then(|| self.session.work_ledger(database, &made));
         let of_ledger = letters.clone().filter(|_| args.once);
-        let session = self
-            .session
-            .session(batch(&args)?, context, ledger, of_ledger);
+        let session = self.session.session(
+            batch(&args)?,
+            context,
+            ledger,
+            of_ledger,
+            rerun_hint(&args, rejected),
+        );
         let worker = self.session.worker(processor, database, context)?;
         let exit = session.attended(context.connection, worker).await?;
-        let ended = rejected.zip(letters).zip(session.ended_run.get());
-        if let Some(((rejected, letters), batch_run)) = ended {
-            let written = rejected.write(&*letters, &source, &id, batch_run).await?;
+        let Some((batch_run, items)) = session.ended_run.get() else {
+            return Ok(exit);
+        };
+        if let Some((rejected, letters)) = rejected.zip(letters) {
+            let import = Import {
+                batch_id: &id,
+                batch_run,
+                table: &args.table,
+                records: items.total(),
+            };
+            let written = rejected.write(&*letters, &source, &import).await?;
             if let Some(written) = written {
-                let next = self.next(program, rejected, &database.options, &args);
+                let next = self.next(program, &rejected.path, &database.options, &args);
                 rejected.tell(&written, &next);
+            }
+        }
+        if exit == Exit::Done {
+            let corrected = Corrected {
+                file: source.source().original(),
+                table: &args.table,
+                records: items.total(),
+                fewer_are_all: self.settle_rejected,
+            };
+            if let Some(open) = corrected.settle(&database.database).await? {
+                let again = self.next(program, &self.file, &database.options, &args);
+                open.tell(&format!("{again} --settle-rejected"));
             }
         }
         Ok(exit)
@@ -255,16 +290,16 @@ impl ImportCommand {
         }
     }
 
-    /// Returns the command that imports the rejected records.
+    /// Returns the command that imports the file of rejected records, or that repeats this import.
     fn next(
         &self,
         program: &Program,
-        rejected: &RejectedFile,
+        file: &Path,
         options: &DatabaseOptions,
         args: &ImportArgs,
     ) -> String {
         let mut added = Vec::new();
-        if self.reading.format().is_none() && named_format(&rejected.path) != format_of(args) {
+        if self.reading.format().is_none() && named_format(file) != format_of(args) {
             let format = match format_of(args) {
                 Format::Csv => "csv",
                 Format::Jsonl => "jsonl",
@@ -272,7 +307,7 @@ impl ImportCommand {
             added.push(("--format", format.to_owned()));
         }
         if let (ImportFile::Csv(source), None) = (&args.file, self.reading.delimiter())
-            && source.format.delimiter != named_delimiter(&rejected.path)
+            && source.format.delimiter != named_delimiter(file)
         {
             added.push(("--delimiter", delimiter::value(source.format.delimiter)));
         }
@@ -282,7 +317,7 @@ impl ImportCommand {
         }
         let changes = Changes {
             file: &self.file,
-            rejected: &shown(&rejected.path),
+            next: &shown(file),
             hides_url: options.has_password(),
             added,
         };
@@ -355,14 +390,33 @@ fn without_copy(mut file: ImportFile) -> ImportFile {
     file
 }
 
-/// Returns the id of the batch that imports this file into that table. It does not depend on the format of the records.
-fn batch_id(target: &str, args: &ImportArgs) -> String {
-    let file = match &args.file {
-        ImportFile::Csv(source) => &source.file,
-        ImportFile::JsonLines(source) => &source.file,
+/// Returns the id of the batch that imports this file into that table. It does not depend on the format of the records,
+/// nor on the path by which the file is reached.
+fn work_id(target: &str, args: &ImportArgs) -> WorkId {
+    let path = &args.file.source().path;
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+    let work = serde_json::json!([args.table, path]);
+    named("import", target, &args.table, &work)
+}
+
+/// Returns the hint at `--rerun`, with what it does to records that are in the table already.
+fn rerun_hint(args: &ImportArgs, rejected: Option<&RejectedFile>) -> String {
+    let twice = match &args.on_conflict {
+        OnConflict::Fail => {
+            "inserts the records a second time, and gives up those that a key of the table forbids"
+        }
+        OnConflict::Nothing => {
+            "inserts the records a second time, except those that a key of the table forbids"
+        }
+        OnConflict::Update(_) => "updates the rows with the records of the file once more",
     };
-    let work = serde_json::json!([target, args.table, file.path]);
-    named("import", &args.table, &work)
+    match rejected.filter(|rejected| rejected.path.exists()) {
+        Some(rejected) => format!(
+            "--rerun {twice}; it needs --rejected and the name of another file, since {} is taken",
+            shown(&rejected.path)
+        ),
+        None => format!("--rerun {twice}"),
+    }
 }
 
 #[cfg(test)]
@@ -383,10 +437,25 @@ mod tests {
     #[test]
     fn the_same_file_into_the_same_table_has_the_same_id() {
         let args = |path: &str| ImportArgs::new(CsvSource::new(path), "shop.users");
-        let id = batch_id("db", &args("/a.csv"));
-        assert!(id.starts_with("import-shop.users-"), "{id}");
-        assert_eq!(id, batch_id("db", &args("/a.csv")));
-        assert_ne!(id, batch_id("db", &args("/b.csv")));
-        assert_ne!(id, batch_id("other", &args("/a.csv")));
+        let id = work_id("db", &args("/a.csv"));
+        assert!(id.work.starts_with("import-shop.users-"), "{id:?}");
+        assert_eq!(id, work_id("db", &args("/a.csv")));
+        assert_ne!(id, work_id("db", &args("/b.csv")));
+        assert_ne!(id, work_id("other", &args("/a.csv")));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_has_one_id_whatever_the_path_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.csv");
+        std::fs::write(&file, "").unwrap();
+        let link = folder.path().join("link.csv");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        std::fs::create_dir(folder.path().join("sub")).unwrap();
+        let id = |path: &Path| work_id("db", &ImportArgs::new(CsvSource::new(path), "t"));
+        for path in [link, folder.path().join("sub/../a.csv")] {
+            assert_eq!(id(&path), id(&file), "{}", path.display());
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The command that imports the rejected records: the current command line with another file.
+//! The command that imports the rejected records: the current command line with another file. With the same file, the
+//! command is about the same batch.
 
 use std::path::Path;
 
@@ -7,14 +8,19 @@ use crate::cli::shell::quoted;
 /// Flags with a value that concern only this import.
 const ITS_OWN: [&str; 2] = ["--batch-id", "--rejected"];
 /// Flags without a value that concern only this import.
-const ITS_OWN_ALONE: [&str; 3] = ["--rerun", "--continue", "--create-ledger-tables"];
+const ITS_OWN_ALONE: [&str; 4] = [
+    "--rerun",
+    "--continue",
+    "--create-ledger-tables",
+    "--settle-rejected",
+];
 
 /// The differences from the current command line.
 pub(super) struct Changes<'a> {
     /// The imported file, as typed.
     pub file: &'a Path,
-    /// The file that takes its place.
-    pub rejected: &'a str,
+    /// The file that takes its place, which may be the same one.
+    pub next: &'a str,
     /// True if the URL of the database contains a password, which must not be printed.
     pub hides_url: bool,
     /// Flags that the import found out by itself, with their values.
@@ -26,18 +32,19 @@ pub(super) fn command(program: &str, args: &[String], changes: &Changes<'_>) -> 
     let mut words = vec![program.to_owned()];
     let mut args = args.iter();
     let mut replaced = false;
+    let is_same = Path::new(changes.next) == changes.file;
     while let Some(arg) = args.next() {
         let name = arg.split_once('=').map_or(arg.as_str(), |(name, _)| name);
         let has_value = name.len() < arg.len();
         let hidden = name == "--api-key" || (changes.hides_url && name == "--database-url");
         let alone = ITS_OWN_ALONE.contains(&arg.as_str());
-        if hidden || alone || ITS_OWN.contains(&name) {
+        if hidden || alone || (!is_same && ITS_OWN.contains(&name)) {
             if !alone && !has_value {
                 args.next();
             }
         } else if !replaced && Path::new(arg) == changes.file {
             replaced = true;
-            words.push(quoted(changes.rejected));
+            words.push(quoted(changes.next));
         } else {
             words.push(quoted(arg));
         }
@@ -56,7 +63,7 @@ mod tests {
         let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let changes = Changes {
             file: Path::new("users.csv"),
-            rejected: "users.rejected.csv",
+            next: "users.rejected.csv",
             hides_url,
             added,
         };
@@ -84,6 +91,19 @@ mod tests {
             said(&args, false, vec![("--delimiter", ";".to_owned())]),
             "temporal-batch --address h:1 import users.rejected.csv --table users.csv --null 'it'\\''s \\N' --delimiter ';'"
         );
+    }
+
+    #[test]
+    fn the_same_file_keeps_the_id_of_its_batch() {
+        let args = ["import", "a.csv", "--batch-id", "b", "--rerun"].map(str::to_owned);
+        let changes = Changes {
+            file: Path::new("a.csv"),
+            next: "a.csv",
+            hides_url: false,
+            added: Vec::new(),
+        };
+        let said = command("temporal-batch", &args, &changes);
+        assert_eq!(said, "temporal-batch import a.csv --batch-id b");
     }
 
     #[test]

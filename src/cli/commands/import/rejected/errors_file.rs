@@ -15,11 +15,27 @@ pub(super) struct Owner {
     pub(super) batch_run: String,
     pub(super) file: PathBuf,
     pub(super) records: u64,
+    /// The full name of the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) table: Option<String>,
+    /// The number of records in `file`.
+    #[serde(default)]
+    pub(super) file_records: u64,
     /// The hash of the file of records, in the format of `sha256sum`.
     pub(super) sha256: String,
     /// The hash of the replaced file of records, in case only one of the two files could be written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) replaces: Option<String>,
+}
+
+/// The suffix of the file with the reasons.
+const ERRORS: &str = ".errors.jsonl";
+
+/// Returns the path of a file with a suffix behind its whole name.
+pub(super) fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.to_owned().into_os_string();
+    name.push(suffix);
+    name.into()
 }
 
 /// Every other line: the reason why a record was rejected.
@@ -39,6 +55,11 @@ pub(super) struct Reason<'a> {
 }
 
 impl Owner {
+    /// Returns the path of the file of reasons beside a file of records.
+    pub(super) fn path_beside(records: &Path) -> PathBuf {
+        beside(records, ERRORS)
+    }
+
     /// Reads the owner from the file; `None` if the file does not exist.
     pub(super) fn of(errors: &Path) -> io::Result<Option<Self>> {
         let file = match File::open(errors) {

@@ -6,6 +6,7 @@
 //! file.
 
 mod errors_file;
+mod settle;
 mod write;
 
 use std::{
@@ -23,10 +24,21 @@ use crate::{
     },
     files::{FileError, try_file},
 };
-use errors_file::Owner;
+use errors_file::{Owner, beside};
+pub(super) use settle::Corrected;
 
-/// The suffix of the file with the reasons.
-const ERRORS: &str = ".errors.jsonl";
+/// An import that rejected records.
+pub(super) struct Import<'a> {
+    pub batch_id: &'a str,
+    pub batch_run: &'a str,
+    /// The full name of the table.
+    pub table: &'a str,
+    /// The number of records in the file.
+    pub records: u64,
+}
+
+/// The suffix of the file with the dead letters of a batch without a ledger.
+const LETTERS: &str = ".letters.jsonl";
 
 /// The file for rejected records.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,18 +73,12 @@ impl RejectedFile {
     }
 
     fn errors(&self) -> PathBuf {
-        self.with(ERRORS)
-    }
-
-    fn with(&self, suffix: &str) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(suffix);
-        name.into()
+        Owner::path_beside(&self.path)
     }
 
     /// Returns the file for the dead letters of a batch without a ledger.
     pub fn letters(&self) -> PathBuf {
-        self.with(".letters.jsonl")
+        beside(&self.path, LETTERS)
     }
 
     /// Checks at the start that the records can be written at the end.
@@ -155,7 +161,7 @@ impl RejectedFile {
                  name of another file writes them again"
             ));
             note(format_args!(
-                "next: `{next}`, unless that file is imported already; the dead letters of this batch stay open either way"
+                "next: `{next}`, which also settles the dead letters of this batch"
             ));
             return;
         }

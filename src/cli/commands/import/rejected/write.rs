@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::{
-    RejectedFile, Written,
+    Import, RejectedFile, Written,
     errors_file::{Owner, Reason},
 };
 use crate::{
@@ -70,9 +70,13 @@ impl RejectedFile {
         &self,
         letters: &dyn DeadLetters,
         source: &ImportFile,
-        batch_id: &str,
-        batch_run: &str,
+        import: &Import<'_>,
     ) -> CliResult<Option<Written>> {
+        let Import {
+            batch_id,
+            batch_run,
+            ..
+        } = *import;
         let mut rejected = Vec::new();
         let keep = |letter: DeadLetter| {
             if letter.batch_run == batch_run {
@@ -88,6 +92,8 @@ impl RejectedFile {
             batch_run: batch_run.to_owned(),
             file: source.source().original().to_owned(),
             records: 0,
+            table: Some(import.table.to_owned()),
+            file_records: import.records,
             sha256: String::new(),
             replaces: None,
         };
