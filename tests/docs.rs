@@ -37,7 +37,8 @@ fn module_of(file: &Path) -> String {
 
 fn all_tests() -> Tests {
     let mut tests = Tests::new();
-    let code = ["tests", "src"].map(|folder| files(&root().join(folder), "rs"));
+    let code =
+        ["tests", "src", "samples", "crates"].map(|folder| files(&root().join(folder), "rs"));
     for file in code.into_iter().flatten() {
         let names = tests.entry(module_of(&file)).or_default();
         let (mut is_test, mut on_each) = (false, false);

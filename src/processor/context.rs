@@ -10,7 +10,7 @@ use crate::{
     page::{range::PageRange, token::PageToken},
     processor::{
         PageProcessor,
-        item::ItemWork,
+        item::{ItemRetry, ItemWork},
         stop_signal::Interruption,
         store::{dead_letter::stable_id, page_ledger::PageTransaction},
     },
@@ -229,11 +229,49 @@ impl<P: PageProcessor> PageContext<P> {
     /// [`PageReport::fail`](crate::PageReport::fail), or return the error to fail the whole page.
     pub async fn try_item<T, W: Future<Output = Result<T, PageError>>>(
         &self,
+        work: impl FnMut() -> W,
+    ) -> Result<Result<T, PageError>, PageError> {
+        self.attempts(self.items.retry(), true, work).await
+    }
+
+    /// Does a piece of work of the page and repeats it as `retry` says. It is [`try_item`](Self::try_item) with a
+    /// retry of its own and without permits: a `work` that needs one calls [`permit`](Self::permit). Check `retry`
+    /// with [`ItemRetry::validate`] beforehand.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use temporal_batch::{*, settings::ItemRetry};
+    /// # struct Mail;
+    /// # impl Mail { async fn send(&self, _: &i64) -> Result<(), PageError> { Ok(()) } }
+    /// async fn send<P: PageProcessor>(ctx: &PageContext<P>, mail: &Mail, to: i64) -> Result<(), PageError> {
+    ///     let retry = ItemRetry::attempts(3).first_backoff(Duration::from_millis(50));
+    ///     ctx.with_retry(retry, || mail.send(&to)).await?
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`try_item`](Self::try_item).
+    pub async fn with_retry<T, W: Future<Output = Result<T, PageError>>>(
+        &self,
+        retry: ItemRetry,
+        work: impl FnMut() -> W,
+    ) -> Result<Result<T, PageError>, PageError> {
+        self.attempts(retry, false, work).await
+    }
+
+    async fn attempts<T, W: Future<Output = Result<T, PageError>>>(
+        &self,
+        retry: ItemRetry,
+        permits: bool,
         mut work: impl FnMut() -> W,
     ) -> Result<Result<T, PageError>, PageError> {
         let mut attempts = 0;
         loop {
-            self.permit().await?;
+            if permits {
+                self.permit().await?;
+            } else if self.must_end() {
+                return Err(told_to_end());
+            }
             let error = match work().await {
                 Ok(done) => return Ok(Ok(done)),
                 Err(error) => error,
@@ -243,7 +281,7 @@ impl<P: PageProcessor> PageContext<P> {
                 // The failure may be a consequence of the interruption.
                 return Err(error);
             }
-            let Some(wait) = self.items.next_try(attempts, &error) else {
+            let Some(wait) = self.items.next_try(retry, attempts, &error) else {
                 return Ok(Err(error));
             };
             tracing::debug!(attempts, error = error.message(), "item tried again");

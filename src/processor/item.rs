@@ -90,7 +90,11 @@ impl ItemRetry {
         self
     }
 
-    pub(crate) fn validate(&self, mode: RetryMode) -> Result<(), InvalidItemRetry> {
+    /// Checks the attempts and the waits, for a processor with this retry mode.
+    ///
+    /// # Errors
+    /// The first setting that is wrong, with the allowed values.
+    pub fn validate(&self, mode: RetryMode) -> Result<(), InvalidItemRetry> {
         if !(1..=MOST_ATTEMPTS).contains(&self.attempts) {
             return Err(InvalidItemRetry::Attempts {
                 given: self.attempts,
@@ -209,6 +213,11 @@ impl ItemWork {
         }
     }
 
+    /// Returns the retry of the settings.
+    pub fn retry(&self) -> ItemRetry {
+        self.terms.retry
+    }
+
     pub async fn permit(&self) {
         if self.terms.permits == Permits::PerItem {
             let _waiting = self.clock.waits();
@@ -219,8 +228,8 @@ impl ItemWork {
 
     /// Returns the wait before the next attempt at an item that has failed this many times. `None` if no attempt is
     /// left, or if the wait would exceed the time of the page.
-    pub fn next_try(&self, attempts: u32, error: &PageError) -> Option<Duration> {
-        let wait = self.terms.retry.wait_after(attempts)?;
+    pub fn next_try(&self, retry: ItemRetry, attempts: u32, error: &PageError) -> Option<Duration> {
+        let wait = retry.wait_after(attempts)?;
         if error.is_final(&self.terms.non_retryable) {
             return None;
         }
@@ -383,19 +392,20 @@ mod tests {
 
     #[test]
     fn an_item_is_not_tried_again_for_longer_than_its_page_may_take() {
-        let work = work(ItemRetry::attempts(3).first_backoff(SECOND), SECOND * 100);
+        let retry = ItemRetry::attempts(3).first_backoff(SECOND);
+        let work = work(retry, SECOND * 100);
         let failed = PageError::retryable("500");
-        assert_eq!(work.next_try(1, &failed), Some(SECOND));
-        assert_eq!(work.next_try(3, &failed), None);
+        assert_eq!(work.next_try(retry, 1, &failed), Some(SECOND));
+        assert_eq!(work.next_try(retry, 3, &failed), None);
         let asked = PageError::retry_after(SECOND * 4, "429");
-        assert_eq!(work.next_try(1, &asked), Some(SECOND * 4));
+        assert_eq!(work.next_try(retry, 1, &asked), Some(SECOND * 4));
         let long = PageError::retry_after(SECOND * 101, "429");
-        assert_eq!(work.next_try(1, &long), None);
+        assert_eq!(work.next_try(retry, 1, &long), None);
         for never in [
             PageError::non_retryable("Refused", "422"),
             PageError::retryable("410").with_type("Gone"),
         ] {
-            assert_eq!(work.next_try(1, &never), None);
+            assert_eq!(work.next_try(retry, 1, &never), None);
         }
     }
 
