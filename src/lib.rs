@@ -199,3 +199,14 @@ pub mod errors {
         stride::registry::{Refused, RegisterError},
     };
 }
+
+/// Parts that the other crates of this repository share with the engine. They may change with every version.
+#[cfg(feature = "temporal")]
+#[doc(hidden)]
+pub mod of_crates {
+    pub use crate::{
+        base::error::text::words,
+        engine::{query_safety::in_step, worker::shutdown_signal},
+        processor::read_page::read_page,
+    };
+}

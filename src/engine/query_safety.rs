@@ -23,7 +23,7 @@ use std::{future::Future, pin::pin, task::Poll};
 use temporalio_sdk::WorkflowContext;
 
 /// Runs a workflow and fails any activation that is ahead of its history.
-pub(crate) async fn in_step<W, T>(ctx: &WorkflowContext<W>, run: impl Future<Output = T>) -> T {
+pub async fn in_step<W, T>(ctx: &WorkflowContext<W>, run: impl Future<Output = T>) -> T {
     let mut run = pin!(run);
     let mut last = None;
     std::future::poll_fn(|cx| {

@@ -5,6 +5,8 @@ pub(crate) mod check_context;
 pub(crate) mod context;
 pub(crate) mod hooks;
 pub(crate) mod item;
+#[cfg(feature = "temporal")]
+pub(crate) mod read_page;
 pub(crate) mod reducer;
 pub(crate) mod report;
 pub(crate) mod settings;

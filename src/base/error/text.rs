@@ -13,7 +13,7 @@ use temporalio_client::{
 };
 
 /// Joins the messages of an error and of its causes, each once.
-pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
+pub fn words(error: &(dyn Error + 'static)) -> String {
     let said = said(error);
     match (said.text, said.cause) {
         (Text::Own(text), None) => text,

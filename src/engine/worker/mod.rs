@@ -691,7 +691,10 @@ impl Drop for RunningWorker {
 }
 
 /// Resolves at the first SIGTERM or Ctrl-C.
-pub(crate) fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+///
+/// # Errors
+/// The program cannot listen for signals.
+pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

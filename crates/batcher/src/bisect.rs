@@ -1,0 +1,172 @@
+//! A batch that fails is split, until the requests that fail are alone.
+
+use std::{future::Future, ops::Range};
+
+use temporal_batch::PageError;
+
+use crate::writer::Written;
+
+/// Attempts at a request that is alone, if its error is retryable.
+const ATTEMPTS_ALONE: u32 = 3;
+
+/// Writes `count` requests. `write` gets the requests' range in the batch.
+///
+/// An error that is not final is returned while `gives_up` is false, and another attempt follows. Errors of the
+/// environment are always returned, because no request is the reason for them.
+///
+/// For `n` requests of which `k` fail, at most `1 + 2 k log2(n)` parts are written, rounded up.
+pub(crate) async fn write_all<F>(
+    count: usize,
+    gives_up: bool,
+    write: impl Fn(Range<usize>) -> F,
+) -> Result<Vec<Written>, PageError>
+where
+    F: Future<Output = Result<Vec<Written>, PageError>>,
+{
+    let mut results = vec![None; count];
+    let mut parts: Vec<_> = std::iter::once(0..count).collect();
+    let mut gives_up = gives_up;
+    while let Some(part) = parts.pop() {
+        let error = match write(part.clone()).await {
+            Ok(written) => {
+                for (at, written) in part.clone().zip(written) {
+                    results[at] = Some(written);
+                }
+                continue;
+            }
+            Err(error) => error,
+        };
+        if error.is_environment() || (error.is_retryable() && !gives_up) {
+            return Err(error);
+        }
+        // From here on the batch is being split, and a retry of the whole would split it again.
+        gives_up = true;
+        match part.len() {
+            0 => {}
+            1 => {
+                let at = part.start;
+                results[at] = Some(alone(part, error, &write).await?);
+            }
+            length => {
+                let middle = part.start + length / 2;
+                parts.push(middle..part.end);
+                parts.push(part.start..middle);
+            }
+        }
+    }
+    let results = results.into_iter().map(|written| {
+        written.expect("each part was written, split, or was a single request that failed")
+    });
+    Ok(results.collect())
+}
+
+/// Repeats a request that is alone, and gives it up if it keeps failing.
+async fn alone<F>(
+    part: Range<usize>,
+    first: PageError,
+    write: &impl Fn(Range<usize>) -> F,
+) -> Result<Written, PageError>
+where
+    F: Future<Output = Result<Vec<Written>, PageError>>,
+{
+    let mut last = first;
+    for _ in 1..ATTEMPTS_ALONE {
+        if !last.is_retryable() {
+            break;
+        }
+        match write(part.clone()).await {
+            Ok(written) => return crate::writer::one(written),
+            Err(error) if error.is_environment() => return Err(error),
+            Err(error) => last = error,
+        }
+    }
+    Ok(Written::Failed {
+        error_type: last.error_type().to_owned(),
+        message: last.message().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn poison() -> PageError {
+        PageError::non_retryable("Poison", "no")
+    }
+
+    fn run(
+        count: usize,
+        gives_up: bool,
+        fails: impl Fn(&Range<usize>) -> Option<PageError>,
+    ) -> (Result<Vec<Written>, PageError>, Vec<Range<usize>>) {
+        let calls = RefCell::new(Vec::new());
+        let written = futures::executor::block_on(write_all(count, gives_up, |part| {
+            calls.borrow_mut().push(part.clone());
+            let result = match fails(&part) {
+                Some(error) => Err(error),
+                None => Ok(vec![Written::Now; part.len()]),
+            };
+            async move { result }
+        }));
+        (written, calls.into_inner())
+    }
+
+    proptest! {
+        #[test]
+        fn only_the_requests_that_fail_are_given_up(count in 1_usize..120, bad in prop::collection::btree_set(0_usize..120, 0..5)) {
+            let bad: BTreeSet<_> = bad.into_iter().filter(|at| *at < count).collect();
+            let (written, calls) = run(count, false, |part| bad.iter().any(|at| part.contains(at)).then(poison));
+            let failed: BTreeSet<_> = written.unwrap().iter().enumerate()
+                .filter(|(_, written)| matches!(written, Written::Failed { .. }))
+                .map(|(at, _)| at).collect();
+            prop_assert_eq!(&failed, &bad);
+            let most = 1 + 2 * bad.len() * (count as f64).log2().ceil() as usize;
+            prop_assert!(calls.len() <= most, "{} calls, at most {most} are expected", calls.len());
+        }
+    }
+
+    #[test]
+    fn a_retryable_error_is_returned_before_the_last_attempt() {
+        let busy = |_: &_| Some(PageError::retryable("busy"));
+        let (written, calls) = run(10, false, busy);
+        assert!(written.unwrap_err().is_retryable());
+        assert_eq!(calls.len(), 1);
+    }
+
+    #[test]
+    fn the_last_attempt_splits_whatever_the_error() {
+        let (written, _) = run(4, true, |part| {
+            part.contains(&2).then(|| PageError::retryable("busy"))
+        });
+        let failed = written
+            .unwrap()
+            .iter()
+            .filter(|w| matches!(w, Written::Failed { .. }))
+            .count();
+        assert_eq!(failed, 1);
+    }
+
+    #[test]
+    fn an_error_of_the_environment_blames_no_request() {
+        for gives_up in [false, true] {
+            let away = |part: &Range<usize>| match part.len() {
+                1 => Some(PageError::environment("the database is away")),
+                _ => Some(poison()),
+            };
+            let (written, _) = run(4, gives_up, away);
+            assert!(written.unwrap_err().is_environment());
+        }
+    }
+
+    #[test]
+    fn a_request_alone_is_repeated_only_if_that_may_help() {
+        let (_, calls) = run(1, true, |_| Some(PageError::retryable("busy")));
+        assert_eq!(calls.len(), 3);
+        let (_, calls) = run(1, true, |_| Some(poison()));
+        assert_eq!(calls.len(), 1);
+    }
+}

@@ -1,0 +1,195 @@
+//! A request, and the outcome that its requester is told.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Maximum length of a request id, in bytes. The table of written requests has it as its key.
+pub const MAX_ID_BYTES: usize = 255;
+
+/// Maximum length of an error message in a confirmation, in characters. The dead letter has more of it.
+pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
+
+/// One thing to write.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// The identity of the request: two requests with one id are the same request, whatever their payloads. Choose an
+    /// id that a repetition has too, such as the id of the requesting workflow. Never use a run id or a random number
+    /// that a retry would draw again. 1 to 255 bytes without control characters.
+    pub id: String,
+    /// The key by which the request is routed to a shard. Requests with the same key are written by the same shard.
+    pub routing_key: String,
+    /// The content, which only the writer reads.
+    pub payload: Value,
+}
+
+impl Request {
+    /// Creates a request that is routed by its id.
+    pub fn new(id: impl Into<String>, payload: impl Into<Value>) -> Self {
+        let id = id.into();
+        Self {
+            routing_key: id.clone(),
+            id,
+            payload: payload.into(),
+        }
+    }
+
+    /// Sets the key by which the request is routed to a shard. The default is the id.
+    #[must_use]
+    pub fn routing_key(mut self, key: impl Into<String>) -> Self {
+        self.routing_key = key.into();
+        self
+    }
+
+    /// Returns the length of the request as stored in a history, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        // A request came from JSON or can become JSON: its parts are strings and a JSON value.
+        serde_json::to_string(self).map_or(0, |json| json.len())
+    }
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "status")]
+pub enum Outcome {
+    /// The request was written by this batcher, just now.
+    Written,
+    /// The request had been written before, so it was not written again.
+    AlreadyDone,
+    /// The request could not be written, alone or with others. It is a dead letter now.
+    Failed {
+        /// The type of the last error.
+        error_type: String,
+        /// The first 200 characters of the last error's message.
+        message: String,
+    },
+    /// The batcher did not take the request. It was not written and will not be.
+    Refused {
+        /// The reason.
+        reason: Refusal,
+    },
+}
+
+impl Outcome {
+    /// Returns true if the effect of the request is in the sink.
+    pub fn is_done(&self) -> bool {
+        matches!(self, Self::Written | Self::AlreadyDone)
+    }
+
+    pub(crate) fn failed(error_type: &str, message: &str) -> Self {
+        Self::Failed {
+            error_type: shortened(error_type),
+            message: shortened(message),
+        }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(MAX_MESSAGE_CHARS).collect()
+}
+
+/// The reason why a request was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case", tag = "because")]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The shard holds as many requests as it may. Submit again later.
+    #[error(
+        "the batcher holds {held} requests with {bytes} bytes; at most {max_pending} with {max_pending_bytes} bytes are allowed; submit again later"
+    )]
+    Full {
+        /// Requests that are not confirmed yet.
+        held: u32,
+        /// Their bytes.
+        bytes: u64,
+        /// The limit on requests.
+        max_pending: u32,
+        /// The limit on bytes.
+        max_pending_bytes: u64,
+    },
+    /// The request alone is larger than a batch may be.
+    #[error("the request has {bytes} bytes; at most {max_batch_bytes} are allowed")]
+    TooLarge {
+        /// Its bytes.
+        bytes: u64,
+        /// The limit on the bytes of a batch.
+        max_batch_bytes: u64,
+    },
+    /// The request id is empty, too long, or has control characters.
+    #[error(
+        "the request id is not valid; allowed are 1 to {MAX_ID_BYTES} bytes without control characters"
+    )]
+    InvalidId,
+    /// The requester counts on another number of shards than the batcher has.
+    #[error("the request was routed for {routed_for} shards, but the batcher runs with {running}")]
+    OtherShards {
+        /// The number that the requester counts on.
+        routed_for: u32,
+        /// The number of the running batcher.
+        running: u32,
+    },
+    /// The batcher is being shut down. A request that is submitted after its end starts it again.
+    #[error("the batcher is shutting down; submit again after its end")]
+    ShuttingDown,
+}
+
+/// A request and its outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// The id of the request.
+    pub request_id: String,
+    /// Its outcome.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Written => f.write_str("written"),
+            Self::AlreadyDone => f.write_str("already done"),
+            Self::Failed {
+                error_type,
+                message,
+            } => write!(f, "failed: {error_type}: {message}"),
+            Self::Refused { reason } => write!(f, "refused: {reason}"),
+        }
+    }
+}
+
+/// Returns whether a request id can be the key of a row in every database.
+pub(crate) fn is_valid_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= MAX_ID_BYTES && !id.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_stored_with_a_flat_status() {
+        let confirmation = Confirmation {
+            request_id: "a".to_owned(),
+            outcome: Outcome::failed("Constraint", "no"),
+        };
+        let json = serde_json::to_value(&confirmation).unwrap();
+        let expected = serde_json::json!({
+            "request_id": "a", "status": "failed", "error_type": "Constraint", "message": "no"
+        });
+        assert_eq!(json, expected);
+        assert_eq!(
+            serde_json::from_value::<Confirmation>(json).unwrap(),
+            confirmation
+        );
+    }
+
+    #[test]
+    fn ids_that_a_database_could_not_keep_are_invalid() {
+        let long = "x".repeat(MAX_ID_BYTES);
+        assert!(is_valid_id("order-1") && is_valid_id(&long));
+        for id in ["", "a\0b", "a\nb", &format!("{long}x")] {
+            assert!(!is_valid_id(id), "{id:?}");
+        }
+    }
+}

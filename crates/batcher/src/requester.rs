@@ -1,0 +1,264 @@
+//! Submitting from a workflow, which waits until its request is confirmed.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::{collections::BTreeMap, pin::pin, task::Poll, time::Duration};
+
+use temporalio_common::RetryPolicy;
+use temporalio_sdk::{
+    ActivityOptions, CancellableFuture as _, TimerOptions, WaitConditionOptions,
+    WorkflowCancellationToken, WorkflowContext, WorkflowSignalError,
+};
+use temporalio_workflow::workflows::WorkflowImplementation;
+
+use crate::{
+    batcher::{Batcher, InvalidBatcher},
+    protocol::{Submission, SubmitOrder},
+    request::{Confirmation, Outcome, Refusal, Request},
+    workflow::{ActivityDefs, BatcherWorkflow},
+};
+
+/// How often a submission is repeated that the server did not accept.
+const SUBMIT_ATTEMPTS: u32 = 5;
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The confirmations that a workflow waits for. Keep one in the workflow, and give it each signal named
+/// [`CONFIRMED`](crate::CONFIRMED).
+#[derive(Clone, Debug, Default)]
+pub struct Confirmations {
+    waiting: BTreeMap<String, Option<Outcome>>,
+}
+
+impl Confirmations {
+    /// Records a confirmation. One that the workflow does not wait for, or no longer, is ignored.
+    pub fn hear(&mut self, confirmation: Confirmation) {
+        if let Some(outcome) = self.waiting.get_mut(&confirmation.request_id) {
+            // The first confirmation counts: a repeated one says the same.
+            outcome.get_or_insert(confirmation.outcome);
+        }
+    }
+
+    fn outcome(&self, request_id: &str) -> Option<&Outcome> {
+        self.waiting.get(request_id).and_then(Option::as_ref)
+    }
+}
+
+/// A workflow that submits requests.
+///
+/// ```
+/// use std::time::Duration;
+/// use temporal_batch_batcher::{
+///     Batcher, CONFIRMED, Confirmation, Confirmations, Request, Requester, submit,
+/// };
+/// use temporalio_sdk::{SyncWorkflowContext, WorkflowContext, WorkflowResult};
+///
+/// #[temporalio_macros::workflow]
+/// #[derive(Default)]
+/// struct PlaceOrder(Confirmations);
+///
+/// impl Requester for PlaceOrder {
+///     fn confirmations(&self) -> &Confirmations {
+///         &self.0
+///     }
+///
+///     fn confirmations_mut(&mut self) -> &mut Confirmations {
+///         &mut self.0
+///     }
+/// }
+///
+/// #[temporalio_macros::workflow_methods]
+/// impl PlaceOrder {
+///     #[run(name = "place-order")]
+///     async fn run(ctx: &mut WorkflowContext<Self>, total: i64) -> WorkflowResult<String> {
+///         let batcher = Batcher::new("orders", "order-rows", "batcher-queue");
+///         // The workflow id is the same after a retry, a reset and a continue-as-new.
+///         let request = Request::new(ctx.workflow_id(), serde_json::json!({ "total": total }));
+///         let answer = match submit(ctx, &batcher, request, Duration::from_secs(120)).await {
+///             Ok(_) => "placed".to_owned(),
+///             Err(error) => error.to_string(),
+///         };
+///         Ok(answer)
+///     }
+///
+///     #[signal(name = CONFIRMED)]
+///     fn confirmed(&mut self, _ctx: &mut SyncWorkflowContext<Self>, confirmation: Confirmation) {
+///         self.0.hear(confirmation);
+///     }
+/// }
+/// ```
+pub trait Requester {
+    /// Returns the confirmations that the workflow keeps.
+    fn confirmations(&self) -> &Confirmations;
+
+    /// Returns the confirmations that the workflow keeps, to change them.
+    fn confirmations_mut(&mut self) -> &mut Confirmations;
+}
+
+/// A workflow's request was not written, or it is unknown whether it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// A setting of the batcher is not allowed.
+    #[error(transparent)]
+    Invalid(#[from] InvalidBatcher),
+    /// The request could not be delivered to the batcher, so it will not be written.
+    #[error("the request could not be submitted: {message}")]
+    SubmitFailed {
+        /// The error.
+        message: String,
+    },
+    /// The batcher did not take the request. [`Refusal::Full`] passes: submit again later.
+    #[error("the request was refused: {0}")]
+    Refused(Refusal),
+    /// The batcher could not write the request. It is a dead letter now.
+    #[error("the request was not written: {error_type}: {message}")]
+    WriteFailed {
+        /// The type of the error.
+        error_type: String,
+        /// The error.
+        message: String,
+    },
+    /// There was no confirmation in time. The request may have been written, or be written later: submit it again with
+    /// the same id to find out.
+    #[error("the request was not confirmed within {after:?}; its outcome is unknown")]
+    ConfirmationTimeout {
+        /// The time.
+        after: Duration,
+    },
+    /// The workflow was cancelled while it waited. The outcome is unknown.
+    #[error("the workflow was cancelled before its request was confirmed; its outcome is unknown")]
+    Cancelled,
+}
+
+/// Submits a request and waits for its confirmation, at most for `timeout`. Returns true if the request was written
+/// now, false if it had been written before.
+///
+/// 1. The request is sent to its shard by a signal. If the shard does not run, the activity of
+///    [`SubmitActivities`](crate::SubmitActivities), which the workflow's own worker must have, starts it.
+/// 2. The shard writes the request with others, and confirms it by a signal.
+///
+/// Two calls in a workflow may wait at the same time, if their requests have different ids.
+///
+/// # Errors
+/// See [`SubmitError`]. Except after `ConfirmationTimeout` and `Cancelled`, the request is not and will not be written.
+pub async fn submit<W>(
+    ctx: &WorkflowContext<W>,
+    batcher: &Batcher,
+    request: Request,
+    timeout: Duration,
+) -> Result<bool, SubmitError>
+where
+    W: Requester + WorkflowImplementation,
+{
+    batcher.validate()?;
+    batcher
+        .check_request(&request)
+        .map_err(SubmitError::Refused)?;
+    let id = request.id.clone();
+    ctx.state_mut(|w| w.confirmations_mut().waiting.insert(id.clone(), None));
+    let outcome = match deliver(ctx, batcher, request).await {
+        Ok(()) => confirmation(ctx, &id, timeout).await,
+        Err(error) => Err(error),
+    };
+    ctx.state_mut(|w| w.confirmations_mut().waiting.remove(&id));
+    match outcome? {
+        Outcome::Written => Ok(true),
+        Outcome::AlreadyDone => Ok(false),
+        Outcome::Failed {
+            error_type,
+            message,
+        } => Err(SubmitError::WriteFailed {
+            error_type,
+            message,
+        }),
+        Outcome::Refused { reason } => Err(SubmitError::Refused(reason)),
+    }
+}
+
+/// Sends the request to its shard.
+async fn deliver<W: WorkflowImplementation>(
+    ctx: &WorkflowContext<W>,
+    batcher: &Batcher,
+    request: Request,
+) -> Result<(), SubmitError> {
+    let reply_to = ctx.workflow_id().to_owned();
+    let shard = batcher.shard_of(&request.routing_key);
+    let submission = Submission {
+        shards: batcher.shards,
+        reply_to: Some(reply_to.clone()),
+        requests: vec![request.clone()],
+    };
+    let shard = ctx.external_workflow(batcher.workflow_id(shard), None);
+    let signalled = shard.signal(BatcherWorkflow::submit, submission, Default::default());
+    match signalled.await {
+        Ok(()) => return Ok(()),
+        Err(WorkflowSignalError::Serialization(error)) => {
+            let message = error.to_string();
+            return Err(SubmitError::SubmitFailed { message });
+        }
+        // The shard does not run, or its run has as many signals as Temporal allows and continues as new.
+        Err(_) => {}
+    }
+    let order = SubmitOrder {
+        batcher: batcher.clone(),
+        reply_to,
+        requests: vec![request],
+    };
+    let retry = RetryPolicy::builder()
+        .initial_interval(Duration::from_millis(500))
+        .maximum_attempts(SUBMIT_ATTEMPTS)
+        .build();
+    let options = ActivityOptions::with_start_to_close_timeout(SUBMIT_TIMEOUT)
+        .retry_policy(retry)
+        .summary(format!("submit to {}", batcher.name))
+        .build();
+    let submitted = ctx.execute_activity(ActivityDefs::submit_for, order, options);
+    submitted.await.map_err(|error| SubmitError::SubmitFailed {
+        message: error.to_string(),
+    })
+}
+
+/// Waits for the confirmation of a request.
+async fn confirmation<W>(
+    ctx: &WorkflowContext<W>,
+    id: &str,
+    timeout: Duration,
+) -> Result<Outcome, SubmitError>
+where
+    W: Requester + WorkflowImplementation,
+{
+    let own = WorkflowCancellationToken::new;
+    let known = id.to_owned();
+    let heard = ctx.wait_condition_with_options(
+        move |w| w.confirmations().outcome(&known).is_some(),
+        WaitConditionOptions::builder()
+            .cancellation_token(own())
+            .build(),
+    );
+    let timer = TimerOptions::builder(timeout)
+        .cancellation_token(own())
+        .build();
+    let mut heard = pin!(heard);
+    let mut timer = pin!(ctx.timer(timer));
+    let mut cancelled = pin!(ctx.cancelled());
+    let end = std::future::poll_fn(|cx| {
+        if heard.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        if timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(SubmitError::ConfirmationTimeout { after: timeout }));
+        }
+        match cancelled.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(Some(SubmitError::Cancelled)),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    timer.cancel();
+    let outcome = ctx.state(|w| w.confirmations().outcome(id).cloned());
+    match (outcome, end) {
+        (Some(outcome), _) => Ok(outcome),
+        (None, Some(error)) => Err(error),
+        (None, None) => Err(SubmitError::ConfirmationTimeout { after: timeout }),
+    }
+}

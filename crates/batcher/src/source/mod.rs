@@ -1,0 +1,205 @@
+//! Feeding a batcher from a queue.
+
+mod memory;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod table;
+
+use std::{future::Future, time::Duration};
+
+use async_trait::async_trait;
+use temporal_batch::PageError;
+
+use crate::{
+    client::{BatcherClient, BatcherError},
+    protocol::Known,
+    request::{Outcome, Request},
+};
+
+pub use memory::MemorySource;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub use table::{QueueDatabase, TableSource};
+
+/// Requests that are taken from the source at once.
+const TAKEN: usize = 500;
+/// Wait before the source is asked again that had nothing, and between two looks at outcomes.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Time after which requests whose outcome no shard knows are submitted again. They may have been submitted to a shard
+/// that was terminated.
+const SUBMIT_AGAIN: Duration = Duration::from_secs(60);
+
+/// A queue whose requests are fed to a batcher.
+///
+/// Requests are [taken](Self::take), submitted, and [settled](Taken::settle) when the batcher has written them or stored
+/// them as dead letters. A request that is not settled must be taken again later: the loss of a feeder loses nothing,
+/// and a request that was fed twice is written once.
+///
+/// Two sources come with this crate: [`TableSource`] for a table in PostgreSQL or MariaDB, and [`MemorySource`].
+/// `docs/batcher.md` says how to write one for a Redis stream or for SQS.
+#[async_trait]
+pub trait RequestSource: Send {
+    /// Takes up to `limit` requests, which no other feeder takes meanwhile. An empty result means that there is nothing
+    /// now.
+    ///
+    /// # Errors
+    /// A retryable error is tried again; any other one ends the feeding.
+    async fn take(&mut self, limit: usize) -> Result<Box<dyn Taken>, PageError>;
+}
+
+/// Requests that were taken from a source. Dropping them gives them back.
+#[async_trait]
+pub trait Taken: Send {
+    /// The requests.
+    fn requests(&self) -> &[Request];
+
+    /// Removes those requests from the source for which `settled` is true, in the order of
+    /// [`requests`](Self::requests), and gives the others back.
+    ///
+    /// # Errors
+    /// The source did not confirm the removal. The requests may be taken again.
+    async fn settle(self: Box<Self>, settled: &[bool]) -> Result<(), PageError>;
+}
+
+/// What a feeder has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fed {
+    /// Requests that are written.
+    pub written: u64,
+    /// Requests that are dead letters.
+    pub failed: u64,
+    /// Times that a request was given back because the batcher refused it.
+    pub refused: u64,
+}
+
+/// The feeding of a batcher ended with an error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FeedError {
+    /// The source has an error that does not pass.
+    #[error("the source of requests failed: {0}")]
+    Source(PageError),
+    /// A request of the source cannot be submitted.
+    #[error(transparent)]
+    Batcher(#[from] BatcherError),
+}
+
+/// Feeds a batcher until `stop` resolves. Requests that are under way then are given back, and written anyway.
+///
+/// # Errors
+/// See [`FeedError`]. While the server or the source does not answer, it is tried again.
+pub async fn feed(
+    client: &BatcherClient,
+    source: &mut dyn RequestSource,
+    stop: impl Future<Output = ()>,
+) -> Result<Fed, FeedError> {
+    let mut fed = Fed::default();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => return Ok(fed),
+            fed = feed_some(client, source, &mut fed) => fed?,
+        }
+    }
+}
+
+/// Takes, submits and settles once.
+async fn feed_some(
+    client: &BatcherClient,
+    source: &mut dyn RequestSource,
+    fed: &mut Fed,
+) -> Result<(), FeedError> {
+    let taken = match source.take(TAKEN).await {
+        Ok(taken) => taken,
+        Err(error) if error.is_retryable() || error.is_environment() => {
+            tracing::warn!(
+                error = error.message(),
+                "the source of requests is asked again"
+            );
+            tokio::time::sleep(PAUSE).await;
+            return Ok(());
+        }
+        Err(error) => return Err(FeedError::Source(error)),
+    };
+    if taken.requests().is_empty() {
+        drop(taken);
+        tokio::time::sleep(PAUSE).await;
+        return Ok(());
+    }
+    let outcomes = outcomes(client, taken.requests()).await?;
+    let settled: Vec<_> = outcomes.iter().map(|outcome| !refused(outcome)).collect();
+    if let Err(error) = taken.settle(&settled).await {
+        tracing::warn!(
+            error = error.message(),
+            "requests were not settled; they are taken again"
+        );
+        tokio::time::sleep(PAUSE).await;
+        return Ok(());
+    }
+    for outcome in &outcomes {
+        match outcome {
+            Outcome::Written | Outcome::AlreadyDone => fed.written += 1,
+            Outcome::Failed { .. } => fed.failed += 1,
+            Outcome::Refused { .. } => fed.refused += 1,
+        }
+    }
+    if settled.contains(&false) {
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+fn refused(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Refused { .. })
+}
+
+/// Submits requests, and waits for their outcomes.
+async fn outcomes(
+    client: &BatcherClient,
+    requests: &[Request],
+) -> Result<Vec<Outcome>, BatcherError> {
+    let mut outcomes: Vec<Option<Outcome>> = vec![None; requests.len()];
+    let mut unknown: Vec<usize> = (0..requests.len()).collect();
+    loop {
+        let submitted = unknown.iter().map(|at| requests[*at].clone()).collect();
+        match client.submit_all(submitted).await {
+            Ok(()) => {}
+            Err(error @ BatcherError::Server(_)) => {
+                tracing::warn!(%error, "requests are submitted again");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        let submitted_at = tokio::time::Instant::now();
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            let asked: Vec<_> = unknown
+                .iter()
+                .map(|at| {
+                    (
+                        requests[*at].id.as_str(),
+                        requests[*at].routing_key.as_str(),
+                    )
+                })
+                .collect();
+            // A query that fails, for instance because no worker runs, is asked again.
+            let Ok(known) = client.outcomes(&asked).await else {
+                continue;
+            };
+            for (at, known) in unknown.iter().zip(&known) {
+                if let Known::Ended(outcome) = known {
+                    outcomes[*at] = Some(outcome.clone());
+                }
+            }
+            unknown.retain(|at| outcomes[*at].is_none());
+            if unknown.is_empty() {
+                return Ok(outcomes.into_iter().flatten().collect());
+            }
+            let forgotten = known.contains(&Known::Unknown);
+            if forgotten && submitted_at.elapsed() > SUBMIT_AGAIN {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! The state of a shard: which requests wait, which are being written, and which requesters are to be told.
+//!
+//! Pure: the workflow tells it what happened and does the step that it says. A request is always in exactly one place.
+//!
+//! ```text
+//!   submitted ──> pending ──> writing ──> answers ──> confirming ──> forgotten
+//!       │                        │ no requester to tell: forgotten
+//!       └─ refused ──────────> answers
+//! ```
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod flush;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+use temporal_batch::Timestamp;
+
+use crate::{
+    batcher::{Batcher, MOST_PENDING_BYTES},
+    protocol::{ConfirmReport, FlushReason, Known, Submission, WriteReport},
+    request::{Confirmation, Outcome, Refusal, Request},
+};
+pub use stats::Stats;
+
+/// The part of a request's bytes that stands for its place in the state and for its outcome.
+pub(crate) const BYTES_OF_ENTRY: u64 = 100;
+/// Outcomes that are remembered for clients that ask.
+const REMEMBERED: usize = 1_000;
+/// Bytes of remembered outcomes. They are part of the input of the next run.
+const REMEMBERED_BYTES: u64 = 128 * 1024;
+/// Refusals that wait to be told. More are only counted, because a flood of requests must not make the state grow.
+const MOST_REFUSALS: u32 = 1_000;
+/// Bytes of refusals that wait to be told.
+const MOST_REFUSAL_BYTES: u64 = 128 * 1024;
+/// Requesters that one call tells.
+const CONFIRMED_AT_ONCE: usize = 200;
+/// Calls that tell requesters at the same time.
+const MAX_CONFIRMING: usize = 4;
+
+/// See the [module documentation](self).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BatcherState {
+    pending: VecDeque<Held>,
+    writing: BTreeMap<u64, Batch>,
+    answers: VecDeque<Answer>,
+    confirming: BTreeMap<u64, Vec<Answer>>,
+    /// The last outcomes, oldest first.
+    recent: VecDeque<Confirmation>,
+    next_number: u64,
+    stopping: bool,
+    stats: Stats,
+    /// The ids of pending and writing requests.
+    #[serde(skip)]
+    ids: BTreeSet<String>,
+    /// Batches of the run before that this run has to write again.
+    #[serde(skip)]
+    unfinished: BTreeSet<u64>,
+    #[serde(skip)]
+    held: Amount,
+    #[serde(skip)]
+    refusals: Amount,
+    #[serde(skip)]
+    recent_bytes: u64,
+}
+
+/// Requests and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Amount {
+    count: u32,
+    bytes: u64,
+}
+
+impl Amount {
+    fn add(&mut self, bytes: u64) {
+        self.count += 1;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, bytes: u64) {
+        self.count -= 1;
+        self.bytes -= bytes;
+    }
+}
+
+/// A request that was taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Held {
+    request: Request,
+    /// The workflows to tell, usually one.
+    reply_to: Vec<String>,
+    received_at: Timestamp,
+    /// The length of the request alone.
+    bytes: u64,
+}
+
+impl Held {
+    fn held_bytes(&self) -> u64 {
+        self.bytes + reply_bytes(&self.reply_to)
+    }
+}
+
+fn reply_bytes(reply_to: &[String]) -> u64 {
+    reply_to.iter().map(|to| to.len() as u64).sum::<u64>() + BYTES_OF_ENTRY
+}
+
+/// A batch that is being written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Batch {
+    requests: Vec<Held>,
+    reason: FlushReason,
+}
+
+/// A confirmation for one requester.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Answer {
+    to: String,
+    confirmation: Confirmation,
+    /// The bytes that count towards the limit until it is told. 0 for a refusal.
+    held_bytes: u64,
+}
+
+impl Answer {
+    fn refusal_bytes(&self) -> u64 {
+        (self.to.len() + self.confirmation.request_id.len()) as u64 + BYTES_OF_ENTRY
+    }
+}
+
+/// Whether the next run should begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandOver {
+    No,
+    /// Once the writes in flight are done. Until then nothing new begins.
+    Due,
+    /// Now. The next run writes again what is in flight.
+    Overdue,
+}
+
+/// What the workflow does next.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Step {
+    /// Write the batch with this number.
+    Write(u64),
+    /// Tell the requesters of this number.
+    Confirm(u64),
+    /// Wait for an event, and at most until this time.
+    Wait(Option<Timestamp>),
+    HandOver,
+    Finish,
+}
+
+/// # From one run to the next
+impl BatcherState {
+    /// Takes up what the run before left.
+    pub fn resumed(mut self) -> Self {
+        let confirming = std::mem::take(&mut self.confirming);
+        // In the order in which they were to be told.
+        for answer in confirming.into_values().flatten().rev() {
+            self.answers.push_front(answer);
+        }
+        self.unfinished = self.writing.keys().copied().collect();
+        let writing = self.writing.values().flat_map(|batch| &batch.requests);
+        for held in self.pending.iter().chain(writing) {
+            self.ids.insert(held.request.id.clone());
+            self.held.add(held.held_bytes());
+        }
+        for answer in &self.answers {
+            match answer.held_bytes {
+                0 => self.refusals.add(answer.refusal_bytes()),
+                bytes => self.held.add(bytes),
+            }
+        }
+        self.recent_bytes = self.recent.iter().map(remembered_bytes).sum();
+        self.stats.runs += 1;
+        self
+    }
+}
+
+/// # Events
+impl BatcherState {
+    /// Takes requests, or refuses them.
+    pub fn submitted(&mut self, batcher: &Batcher, now: Timestamp, submission: Submission) {
+        let Submission {
+            shards,
+            reply_to,
+            requests,
+        } = submission;
+        for request in requests {
+            self.stats.received += 1;
+            let refused = match shards == batcher.shards {
+                true => self.take(batcher, now, &request, reply_to.as_ref()).err(),
+                false => Some(Refusal::OtherShards {
+                    routed_for: shards,
+                    running: batcher.shards,
+                }),
+            };
+            if let Some(reason) = refused {
+                self.refuse(request.id, reply_to.as_ref(), reason);
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        batcher: &Batcher,
+        now: Timestamp,
+        request: &Request,
+        reply_to: Option<&String>,
+    ) -> Result<(), Refusal> {
+        batcher.check_request(request)?;
+        if self.ids.contains(&request.id) {
+            return self.join(batcher, &request.id, reply_to);
+        }
+        if self.stopping {
+            return Err(Refusal::ShuttingDown);
+        }
+        let held = Held {
+            request: request.clone(),
+            reply_to: reply_to.cloned().into_iter().collect(),
+            received_at: now,
+            bytes: request.bytes() as u64,
+        };
+        self.check_room(batcher, 1, held.held_bytes())?;
+        self.held.add(held.held_bytes());
+        self.ids.insert(request.id.clone());
+        self.pending.push_back(held);
+        Ok(())
+    }
+
+    /// Adds a requester to a request that is held already.
+    fn join(
+        &mut self,
+        batcher: &Batcher,
+        id: &str,
+        reply_to: Option<&String>,
+    ) -> Result<(), Refusal> {
+        self.stats.duplicates += 1;
+        let Some(to) = reply_to else {
+            return Ok(());
+        };
+        self.check_room(batcher, 0, to.len() as u64)?;
+        let writing = self.writing.values_mut().flat_map(|b| &mut b.requests);
+        let held = self.pending.iter_mut().chain(writing);
+        if let Some(held) = held.into_iter().find(|held| held.request.id == id)
+            && !held.reply_to.contains(to)
+        {
+            held.reply_to.push(to.clone());
+            self.held.bytes += to.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn check_room(&self, batcher: &Batcher, count: u32, bytes: u64) -> Result<(), Refusal> {
+        let limits = &batcher.limits;
+        let is_full = self.held.count + count > limits.max_pending
+            || self.held.bytes + bytes > limits.max_pending_bytes;
+        match is_full {
+            true => Err(Refusal::Full {
+                held: self.held.count,
+                bytes: self.held.bytes,
+                max_pending: limits.max_pending,
+                max_pending_bytes: limits.max_pending_bytes,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn refuse(&mut self, request_id: String, reply_to: Option<&String>, reason: Refusal) {
+        self.stats.refused += 1;
+        // An id of any length would make the state grow.
+        let request_id = match crate::request::is_valid_id(&request_id) {
+            true => request_id,
+            false => request_id.chars().take(60).collect(),
+        };
+        let confirmation = Confirmation {
+            request_id,
+            outcome: Outcome::Refused { reason },
+        };
+        self.remember(&confirmation);
+        let Some(to) = reply_to else {
+            return;
+        };
+        let answer = Answer {
+            to: to.clone(),
+            confirmation,
+            held_bytes: 0,
+        };
+        let bytes = answer.refusal_bytes();
+        if self.refusals.count >= MOST_REFUSALS || self.refusals.bytes + bytes > MOST_REFUSAL_BYTES
+        {
+            self.stats.untold_refusals += 1;
+            return;
+        }
+        self.refusals.add(bytes);
+        self.answers.push_back(answer);
+    }
+
+    /// Records the outcomes of a batch.
+    pub fn written(&mut self, number: u64, report: WriteReport) {
+        let Some(batch) = self.writing.remove(&number) else {
+            return;
+        };
+        self.stats.writes += 1;
+        let flushes = self.stats.flushes.entry(batch.reason).or_default();
+        *flushes += 1;
+        for (held, outcome) in batch.requests.into_iter().zip(report.outcomes) {
+            self.stats.count(&outcome);
+            self.ids.remove(&held.request.id);
+            self.held.remove(held.held_bytes());
+            let outcome = self.fitting(outcome);
+            let outcome_bytes = bytes_of_failure(&outcome);
+            let confirmation = Confirmation {
+                request_id: held.request.id,
+                outcome,
+            };
+            self.remember(&confirmation);
+            for to in held.reply_to {
+                let ids = (to.len() + confirmation.request_id.len()) as u64;
+                let held_bytes = ids + outcome_bytes + BYTES_OF_ENTRY;
+                self.held.add(held_bytes);
+                self.answers.push_back(Answer {
+                    to,
+                    confirmation: confirmation.clone(),
+                    held_bytes,
+                });
+            }
+        }
+    }
+
+    /// Returns the outcome without its error where that would make the input of the next run too large. The dead
+    /// letter has the error.
+    fn fitting(&self, outcome: Outcome) -> Outcome {
+        let bytes = self.held.bytes + bytes_of_failure(&outcome);
+        match outcome {
+            Outcome::Failed { .. } if bytes > MOST_PENDING_BYTES => {
+                Outcome::failed("SeeDeadLetter", "")
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Records that requesters were told. `None` if the call was given up.
+    pub fn confirmed(&mut self, number: u64, report: Option<ConfirmReport>) {
+        let Some(answers) = self.confirming.remove(&number) else {
+            return;
+        };
+        for answer in &answers {
+            match answer.held_bytes {
+                0 => self.refusals.remove(answer.refusal_bytes()),
+                bytes => self.held.remove(bytes),
+            }
+        }
+        let told = report.map_or(0, |report| report.confirmed);
+        self.stats.confirmed += told;
+        self.stats.confirmations_failed += (answers.len() as u64).saturating_sub(told);
+    }
+
+    /// Writes what is pending, and then finishes. Later requests are refused.
+    pub fn shut_down(&mut self) {
+        self.stopping = true;
+    }
+
+    fn remember(&mut self, confirmation: &Confirmation) {
+        self.recent_bytes += remembered_bytes(confirmation);
+        self.recent.push_back(confirmation.clone());
+        while self.recent.len() > REMEMBERED || self.recent_bytes > REMEMBERED_BYTES {
+            let Some(oldest) = self.recent.pop_front() else {
+                break;
+            };
+            self.recent_bytes -= remembered_bytes(&oldest);
+        }
+    }
+}
+
+fn remembered_bytes(confirmation: &Confirmation) -> u64 {
+    let outcome = bytes_of_failure(&confirmation.outcome);
+    confirmation.request_id.len() as u64 + outcome + BYTES_OF_ENTRY
+}
+
+/// Returns the length of what an error adds to an outcome, as JSON.
+fn bytes_of_failure(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Failed { .. } => {
+            serde_json::to_string(outcome).map_or(0, |json| json.len() as u64)
+        }
+        _ => 0,
+    }
+}
+
+/// # Decide
+impl BatcherState {
+    /// Returns the next step. What it names has begun then.
+    pub fn next(&mut self, batcher: &Batcher, now: Timestamp, hand_over: HandOver) -> Step {
+        match hand_over {
+            HandOver::Overdue => return Step::HandOver,
+            HandOver::Due if self.running() == 0 => return Step::HandOver,
+            HandOver::Due => return Step::Wait(None),
+            HandOver::No => {}
+        }
+        if let Some(number) = self.unfinished.pop_first() {
+            return Step::Write(number);
+        }
+        if !self.answers.is_empty() && self.confirming.len() < MAX_CONFIRMING {
+            let some = self.answers.len().min(CONFIRMED_AT_ONCE);
+            let answers = self.answers.drain(..some).collect();
+            let number = self.number();
+            self.confirming.insert(number, answers);
+            return Step::Confirm(number);
+        }
+        let until = match self.flush(batcher, now) {
+            flush::Flush::Now(number) => return Step::Write(number),
+            flush::Flush::At(until) => until,
+        };
+        let is_over = self.stopping
+            && self.pending.is_empty()
+            && self.answers.is_empty()
+            && self.running() == 0;
+        match is_over {
+            true => Step::Finish,
+            false => Step::Wait(until),
+        }
+    }
+
+    /// The calls that have begun and not ended.
+    fn running(&self) -> usize {
+        self.writing.len() - self.unfinished.len() + self.confirming.len()
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number - 1
+    }
+}
+
+/// # Look
+impl BatcherState {
+    /// Returns the requests of a batch that is being written, with the times at which they came, and its reason.
+    pub fn batch(&self, number: u64) -> Option<(Vec<Request>, Vec<Timestamp>, FlushReason)> {
+        let batch = self.writing.get(&number)?;
+        let held = &batch.requests;
+        let requests = held.iter().map(|held| held.request.clone()).collect();
+        let received_at = held.iter().map(|held| held.received_at).collect();
+        Some((requests, received_at, batch.reason))
+    }
+
+    /// Returns the confirmations of a number, each with its workflow.
+    pub fn confirmations(&self, number: u64) -> Vec<(String, Confirmation)> {
+        let answers = self.confirming.get(&number).into_iter().flatten();
+        let told = answers.map(|answer| (answer.to.clone(), answer.confirmation.clone()));
+        told.collect()
+    }
+
+    /// Returns the number of requests that wait for a batch.
+    pub fn pending(&self) -> u32 {
+        u32::try_from(self.pending.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns what is known of a request.
+    pub fn known(&self, request_id: &str) -> Known {
+        if self.ids.contains(request_id) {
+            return Known::Pending;
+        }
+        let mut latest_first = self.recent.iter().rev();
+        match latest_first.find(|known| known.request_id == request_id) {
+            Some(known) => Known::Ended(known.outcome.clone()),
+            None => Known::Unknown,
+        }
+    }
+
+    /// Returns the counts.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            pending: u64::from(self.pending()),
+            writing: self.writing.values().map(|b| b.requests.len() as u64).sum(),
+            held: u64::from(self.held.count),
+            held_bytes: self.held.bytes,
+            stopping: self.stopping,
+            ..self.stats.clone()
+        }
+    }
+}

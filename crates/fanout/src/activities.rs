@@ -1,0 +1,167 @@
+//! The activities of a worker.
+//!
+//! | file | content |
+//! |---|---|
+//! | here | the attempts at items, reading items, and aggregating |
+//! | `heartbeats` | signs of life |
+//! | `ended_children` | the ends of children of earlier runs |
+
+mod ended_children;
+mod heartbeats;
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+use temporal_batch::PageError;
+use temporalio_sdk::{
+    ApplicationFailure,
+    activities::{ActivityContext, ActivityError},
+};
+
+use crate::{
+    item::ItemContext,
+    outcome::{ItemFailure, failure_types as types},
+    protocol::{
+        AggregateOrder, AttemptDetails, EndedChild, ItemsRead, ProcessOrder, ReadOrder, WatchOrder,
+    },
+    registry::Registry,
+    summary::AggregateContext,
+    workflow::{AggregateActivity, ProcessActivity, ReadActivity, WatchActivity},
+};
+use heartbeats::Heartbeats;
+
+/// The activity of items.
+pub(crate) struct ItemActivities(pub Registry);
+
+/// All other activities, which have a task queue and slots of their own.
+pub(crate) struct AsideActivities(pub Registry);
+
+/// The most bytes of an aggregated result.
+const RESULT_BYTES: usize = 512 * 1024;
+
+#[temporalio_macros::activities]
+impl ItemActivities {
+    /// Makes one attempt at an item.
+    #[activity(definition = ProcessActivity)]
+    async fn process(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: ProcessOrder,
+    ) -> Result<Value, ActivityError> {
+        let processor = self.0.get(&order.processor).map_err(failed)?;
+        let _alive = Heartbeats::of(&ctx);
+        let item = ItemContext {
+            fanout: order.fanout,
+            fanout_run: order.fanout_run,
+            item_id: order.item_id,
+            attempt: order.attempt,
+        };
+        let output = tokio::select! {
+            biased;
+            output = processor.process(&item, order.item) => output.map_err(failed)?,
+            () = ctx.cancelled() => return Err(ActivityError::cancelled()),
+        };
+        match output.to_string().len() {
+            bytes if bytes > order.output_limit => {
+                let message = format!(
+                    "the output is {bytes} bytes of JSON; at most {} are allowed with this window. \
+                     Keep it elsewhere and return a reference",
+                    order.output_limit
+                );
+                Err(failed(PageError::non_retryable(
+                    types::OUTPUT_TOO_LARGE,
+                    message,
+                )))
+            }
+            _ => Ok(output),
+        }
+    }
+}
+
+#[temporalio_macros::activities]
+impl AsideActivities {
+    /// Reads a page of items.
+    #[activity(definition = ReadActivity)]
+    async fn read(
+        self: Arc<Self>,
+        _ctx: ActivityContext,
+        order: ReadOrder,
+    ) -> Result<ItemsRead, ActivityError> {
+        self.0.read(&order).await.map_err(failed)
+    }
+
+    /// Adds outcomes to the result.
+    #[activity(definition = AggregateActivity)]
+    async fn aggregate(
+        self: Arc<Self>,
+        _ctx: ActivityContext,
+        order: AggregateOrder,
+    ) -> Result<Value, ActivityError> {
+        let processor = self.0.get(&order.processor).map_err(failed)?;
+        let ctx = AggregateContext {
+            fanout_id: order.fanout,
+            last: order.last,
+        };
+        let (outcomes, last) = (order.outcomes.len(), order.last);
+        tracing::info!(fanout = ctx.fanout_id, outcomes, last, "aggregating");
+        let result = processor
+            .aggregate(&ctx, order.so_far, order.outcomes)
+            .await
+            .map_err(failed)?;
+        match result.to_string().len() {
+            bytes if bytes > RESULT_BYTES => Err(failed(PageError::non_retryable(
+                "ResultTooLarge",
+                format_args!(
+                    "the aggregated result is {bytes} bytes of JSON; at most {RESULT_BYTES} are allowed. \
+                     Keep it elsewhere and return a reference"
+                ),
+            ))),
+            _ => Ok(result),
+        }
+    }
+
+    /// Waits for ends of children of earlier runs.
+    #[activity(definition = WatchActivity)]
+    async fn watch(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: WatchOrder,
+    ) -> Result<Vec<EndedChild>, ActivityError> {
+        let _alive = Heartbeats::of(&ctx);
+        let client = ctx.client();
+        tokio::select! {
+            ended = ended_children::wait(&client, order) => Ok(ended),
+            () = ctx.cancelled() => Err(ActivityError::cancelled()),
+        }
+    }
+}
+
+// The workflows call the activities by their definitions, so these constants are otherwise unused.
+const _: () = {
+    let _ = ItemActivities::process;
+    let _ = AsideActivities::read;
+    let _ = AsideActivities::aggregate;
+    let _ = AsideActivities::watch;
+};
+
+/// Returns the failure of an attempt.
+fn failed(error: PageError) -> ActivityError {
+    let ItemFailure {
+        error_type,
+        message,
+    } = ItemFailure::new(error.error_type(), error.message());
+    let details = AttemptDetails {
+        environment: error.is_environment(),
+        delay: error.delay(),
+    };
+    let failure = ApplicationFailure::builder(message)
+        .type_name(error_type)
+        .non_retryable(!error.is_retryable())
+        .maybe_next_retry_delay(
+            details
+                .delay
+                .map(|delay| delay.max(Duration::from_millis(1))),
+        )
+        .details(details);
+    failure.build().into()
+}

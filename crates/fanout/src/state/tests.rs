@@ -1,0 +1,215 @@
+//! Single decisions of a fan-out.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    progress::FanoutOutcome,
+    protocol::{ClosePolicy, Mode},
+    retry::Retry,
+};
+
+pub(super) fn spec() -> FanoutSpec {
+    FanoutSpec {
+        id: "f".to_owned(),
+        run: "r".to_owned(),
+        processor: "p".to_owned(),
+        mode: Mode::JoinAll,
+        window: 500,
+        on_failure: OnFailure::default(),
+        duplicates: Duplicates::CountOnce,
+        close: ClosePolicy::Abandon,
+        child_type: None,
+        child_queue: None,
+        retry: Retry::default(),
+        attempt_timeout: Duration::from_secs(1),
+        heartbeat_timeout: Duration::from_secs(1),
+        execution_timeout: None,
+        page_size: 100,
+        events_per_run: 6_000,
+        rerun: false,
+    }
+}
+
+fn item(id: usize) -> GivenItem {
+    GivenItem {
+        id: format!("i{id}"),
+        item: json!(id),
+    }
+}
+
+fn state(spec: FanoutSpec, items: usize) -> FanoutState {
+    let carry = Carry::of(Unread::List((0..items).map(item).collect()));
+    FanoutState::of(FanoutInput { spec, carry })
+}
+
+fn steps(state: &mut FanoutState) -> Vec<Step> {
+    match state.next() {
+        Next::Steps(steps) => steps,
+        other => panic!("expected steps: {other:?}"),
+    }
+}
+
+fn started(state: &mut FanoutState) -> Vec<u64> {
+    let begun = steps(state).into_iter().filter_map(|step| match step {
+        Step::Start { position, .. } => Some(position),
+        _ => None,
+    });
+    let begun: Vec<_> = begun.collect();
+    begun.iter().for_each(|p| state.child_started(*p));
+    begun
+}
+
+#[test]
+fn an_output_over_the_limit_is_a_failure_and_never_kept() {
+    let mut state = state(spec(), 1);
+    started(&mut state);
+    let large = json!("x".repeat(state.spec.output_limit()));
+    state.child_ended(0, ChildEnd::Done(large));
+    assert_eq!(state.progress().failed, 1);
+    assert_eq!(
+        state.carry.failures[0].failure.error_type,
+        failure_types::OUTPUT_TOO_LARGE
+    );
+}
+
+#[test]
+fn a_slow_first_item_bounds_what_waits_behind_it() {
+    let spec = FanoutSpec {
+        window: 10,
+        ..spec()
+    };
+    let mut state = state(spec, 10_000);
+    let mut begun = started(&mut state);
+    loop {
+        for position in begun.drain(..).filter(|p| *p != 0) {
+            state.child_ended(position, ChildEnd::Done(json!(null)));
+        }
+        match state.next() {
+            Next::Wait => break,
+            Next::Steps(steps) => {
+                for step in steps {
+                    if let Step::Start { position, .. } = step {
+                        state.child_started(position);
+                        begun.push(position);
+                    }
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(state.carry.next, 2_010);
+    let carried = serde_json::to_string(&state.carry.tracked).unwrap();
+    assert!(carried.len() < 500_000, "{}", carried.len());
+    state.child_ended(0, ChildEnd::Done(json!(null)));
+    assert!(matches!(state.next(), Next::Steps(_)));
+}
+
+#[test]
+fn the_carried_state_does_not_grow_with_the_items() {
+    let carried = |items: u64| {
+        let mut state = state(spec(), 0);
+        state.carry.unread = Unread::Source {
+            name: "s".to_owned(),
+            args: json!(null),
+            prepared: true,
+            token: Some(json!(0)),
+        };
+        let mut read = 0;
+        let mut largest = 0;
+        loop {
+            largest = largest.max(serde_json::to_string(&state.carry).unwrap().len());
+            let Next::Steps(steps) = state.next() else {
+                return largest;
+            };
+            for step in steps {
+                match step {
+                    Step::Start { position, .. } => {
+                        state.child_started(position);
+                        let failure = ItemFailure::new("Declined", "no");
+                        state.child_ended(position, ChildEnd::Failed(failure));
+                    }
+                    Step::Read(order) => {
+                        let to = (read + u64::from(order.limit)).min(items);
+                        let page = (read..to).map(|i| item(usize::try_from(i).unwrap()));
+                        let items_read = ItemsRead {
+                            items: page.collect(),
+                            args: json!(null),
+                            token: (to < items).then(|| json!(to)),
+                        };
+                        read = to;
+                        state.items_read(items_read);
+                    }
+                    Step::Fold(_) => state.was_folded(Ok(json!(1))),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    };
+    assert!(carried(20_000) < carried(2_000) + 1_000);
+}
+
+#[test]
+fn a_source_that_cannot_be_read_fails_the_fan_out_once_its_children_have_ended() {
+    let mut state = state(spec(), 2);
+    started(&mut state);
+    state.not_read("the file is gone");
+    assert!(matches!(state.next(), Next::Wait));
+    state.child_ended(0, ChildEnd::Done(json!(1)));
+    state.child_ended(1, ChildEnd::Done(json!(1)));
+    assert!(matches!(steps(&mut state)[..], [Step::Fold(_)]));
+    state.was_folded(Ok(json!(2)));
+    assert!(matches!(state.next(), Next::Finish));
+    let report = state.report();
+    assert_eq!(report.outcome, FanoutOutcome::Failed);
+    assert!(report.reason.unwrap().contains("the file is gone"));
+    assert_eq!(report.result, Some(json!(2)));
+}
+
+#[test]
+fn a_failed_aggregation_fails_the_fan_out() {
+    let mut state = state(spec(), 1);
+    started(&mut state);
+    state.child_ended(0, ChildEnd::Done(json!(1)));
+    steps(&mut state);
+    state.was_folded(Err("NotReadable: no".to_owned()));
+    assert!(matches!(state.next(), Next::Finish));
+    let report = state.report();
+    assert_eq!(report.outcome, FanoutOutcome::Failed);
+    assert_eq!(report.result, None);
+}
+
+#[test]
+fn a_signal_of_another_run_or_item_is_a_stray() {
+    let mut state = state(spec(), 1);
+    started(&mut state);
+    let done = |item: &str, run: Option<&str>| ItemDone {
+        item_id: item.to_owned(),
+        output: json!(1),
+        failure: None,
+        fanout_run: run.map(str::to_owned),
+    };
+    assert!(!state.reported(done("i0", Some("another"))));
+    assert!(!state.reported(done("unknown", None)));
+    assert!(state.reported(done("i0", None)));
+    assert!(!state.reported(done("i0", Some("r"))));
+    assert_eq!((state.carry.stray, state.carry.completed), (3, 1));
+}
+
+#[test]
+fn a_refused_duplicate_from_a_source_is_a_failed_item() {
+    let spec = FanoutSpec {
+        duplicates: Duplicates::Refuse,
+        ..spec()
+    };
+    let mut state = state(spec, 0);
+    state.carry.unread = Unread::List([item(1), item(1)].into());
+    assert_eq!(started(&mut state), [0]);
+    assert_eq!(state.progress().failed, 1);
+    assert_eq!(
+        state.carry.failures[0].failure.error_type,
+        failure_types::DUPLICATE
+    );
+}

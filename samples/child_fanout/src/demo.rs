@@ -1,0 +1,210 @@
+//! One batch from its start to the verification of its shipments.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use temporal_batch::{BatchClient, settings::IfRunning};
+use temporal_batch_fanout::{
+    Fanout, FanoutHandle, FanoutOutcome, FanoutReport, Mode, OnFailure, failure_types,
+};
+
+use crate::{
+    Failure, Policy, QUEUE, Settings,
+    fulfil::{Fulfil, Shipment, shipment_file},
+    orders::{Order, orders},
+};
+
+/// The interval between looks at the progress.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The most items that are listed one by one.
+const LISTED: usize = 20;
+
+/// Starts a batch, shows its progress and result, and verifies its shipments.
+pub async fn batch(
+    client: &BatchClient,
+    id: &str,
+    mode: Mode,
+    settings: &Settings,
+) -> Result<(), Failure> {
+    let how = match mode {
+        Mode::JoinAll => "joins all children",
+        Mode::Signals => "children report by signal",
+    };
+    println!("\n=== {id}: {how} ===");
+    let orders = orders(settings.items, settings.seed, &settings.fail);
+    if let Some(unknown) = settings
+        .fail
+        .iter()
+        .find(|f| !orders.iter().any(|o| o.id == **f))
+    {
+        return Err(format!(
+            "there is no item {unknown}; items are ITEM-001 to {}",
+            orders.last().map_or("", |o| &o.id)
+        )
+        .into());
+    }
+    remove_earlier(&settings.folder.out, id)?;
+    let fanout = Fanout::over::<Fulfil>(id, orders.clone())
+        .task_queue(QUEUE)
+        .mode(mode)
+        .window(settings.window)
+        .if_running(IfRunning::Attach)
+        .rerun(true)
+        .on_failure(match settings.policy {
+            Policy::CollectAll => OnFailure::default(),
+            Policy::FailFast => OnFailure::FailFast,
+        });
+    println!("Starting child workflows...");
+    let began = Instant::now();
+    let handle = fanout.start(client).await?;
+    for order in orders.iter().take(LISTED) {
+        println!("Started child workflow {}", handle.child_id(&order.id));
+    }
+    if orders.len() > LISTED {
+        println!("... and {} more", orders.len() - LISTED);
+    }
+    let report = tokio::select! {
+        report = handle.result() => report?,
+        never = show_progress(&handle) => match never {},
+    };
+    show_end(&report, &orders, began.elapsed());
+    verify(&report, &orders, &settings.folder.out, settings.policy)?;
+    println!(
+        "verify: {} shipments as ordered, in order, none twice  OK",
+        done(&report)
+    );
+    Ok(())
+}
+
+fn remove_earlier(folder: &Path, id: &str) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder.join(id)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn done(report: &FanoutReport) -> u64 {
+    report.progress.completed - report.progress.failed
+}
+
+/// Shows the progress each time that it changes. Update and query are asked one after the other, so a line is shown only
+/// when nothing has happened between them.
+async fn show_progress(handle: &FanoutHandle) -> std::convert::Infallible {
+    let mut shown = None;
+    loop {
+        if let Ok(seen) = handle.progress().await
+            && shown != Some(seen.completed)
+            && let Ok(by_update) = handle.progress_by_update().await
+            && let Ok(by_query) = handle.progress().await
+            && by_update == by_query
+        {
+            let (done, total) = (by_query.completed, by_query.total);
+            println!("Current progress: {done}/{total} (update) = {done}/{total} (query)");
+            shown = Some(done);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn show_end(report: &FanoutReport, orders: &[Order], took: Duration) {
+    let failed = report.progress.failed;
+    let failures = report.failures.iter();
+    let failures = failures.map(|f| format!("{} ({})", f.item_id, f.failure.error_type));
+    let named = failures.collect::<Vec<_>>().join(", ");
+    match failed {
+        0 => println!("{} ok, 0 failed", done(report)),
+        _ => println!("{} ok, {failed} failed: {named}", done(report)),
+    }
+    if let Some(reason) = &report.reason {
+        println!("Batch failed: {reason}");
+    }
+    let result = report.result.clone().unwrap_or_default();
+    println!("Batch result: {result}");
+    let one_by_one: u64 = orders.iter().map(|order| order.millis).sum();
+    let one_by_one = Duration::from_millis(one_by_one);
+    println!("wall time {took:.1?}; one after the other the items take {one_by_one:.1?}");
+}
+
+/// Compares the report and the files with the orders.
+fn verify(
+    report: &FanoutReport,
+    orders: &[Order],
+    folder: &Path,
+    policy: Policy,
+) -> Result<(), Failure> {
+    let declined = orders.iter().filter(|order| order.card_is_declined).count() as u64;
+    let fails = policy == Policy::FailFast && declined > 0;
+    let expected = match fails {
+        true => FanoutOutcome::Failed,
+        false => FanoutOutcome::Completed,
+    };
+    check(report.outcome == expected, || {
+        format!("the outcome is {:?}", report.outcome)
+    })?;
+    let entries = report
+        .result
+        .as_ref()
+        .map(|result| result["summary"].clone());
+    let entries: Vec<serde_json::Value> = serde_json::from_value(entries.unwrap_or_default())?;
+    let mut shipped = 0;
+    for order in orders {
+        let file = shipment_file(folder, &report.id, &order.id);
+        let shipment = match std::fs::read(&file) {
+            Ok(content) => Some(serde_json::from_slice::<Shipment>(&content)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        let wanted = Shipment {
+            order: order.id.clone(),
+            cents: order.cents,
+        };
+        shipped += u64::from(shipment.is_some());
+        let right = shipment
+            .as_ref()
+            .is_none_or(|s| *s == wanted && !order.card_is_declined);
+        check(right, || {
+            format!("the shipment of {} is {shipment:?}", order.id)
+        })?;
+        check(
+            fails || order.card_is_declined || shipment.is_some(),
+            || format!("{} was not shipped", order.id),
+        )?;
+    }
+    let of_type = |failure: &str| {
+        report
+            .failures
+            .iter()
+            .filter(|f| f.failure.error_type == failure)
+            .count() as u64
+    };
+    if fails {
+        check(of_type("CardDeclined") >= 1, || {
+            "no card was declined".to_owned()
+        })?;
+        // A child can be cancelled between its shipment and its end.
+        let cancelled = of_type(failure_types::CANCELLED);
+        return check(shipped <= done(report) + cancelled, || {
+            format!("{shipped} shipments, {} of them reported", done(report))
+        });
+    }
+    check(shipped == done(report), || {
+        format!("{shipped} shipments, {} of them reported", done(report))
+    })?;
+    check(report.progress.failed == declined, || {
+        format!("{declined} cards were declined")
+    })?;
+    let mut wanted = orders.iter().map(|order| order.id.as_str());
+    let in_order = entries
+        .iter()
+        .all(|entry| entry["item_id"].as_str() == wanted.next());
+    check(in_order, || "the summary is out of order".to_owned())
+}
+
+fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
+    match holds {
+        true => Ok(()),
+        false => Err(format!("verify: {}", otherwise()).into()),
+    }
+}
