@@ -41,6 +41,7 @@
 //! | `mysql` | yes | tables and a [`PageLedger`](store::PageLedger) in MySQL and MariaDB |
 //! | `tls` | yes | database connections over TLS |
 //! | `files` | yes | CSV and JSON Lines files |
+//! | `http` | yes | [`http`]: calls of an API for each record, and an API as a source |
 //! | `time-zones` | with `temporal` | time zones of [operating windows](settings::Window) |
 //!
 //! Without any features, the data types, the decisions, the page loop and [`testing`] build in seconds.
@@ -56,6 +57,7 @@ pub(crate) mod base;
 mod batch;
 #[cfg(any(
     feature = "files",
+    feature = "http",
     feature = "sqlite",
     feature = "postgres",
     feature = "mysql"
@@ -70,6 +72,8 @@ pub mod dev_server;
 pub(crate) mod engine;
 #[cfg(feature = "files")]
 pub mod files;
+#[cfg(feature = "http")]
+pub mod http;
 mod jsonl_store;
 #[cfg(any(feature = "temporal", feature = "metrics-server"))]
 pub mod metrics;

@@ -6,6 +6,12 @@ use clap::{ArgMatches, Args as _, Command, FromArgMatches, Parser, Subcommand};
 
 #[cfg(all(
     feature = "files",
+    feature = "http",
+    any(feature = "sqlite", feature = "postgres", feature = "mysql")
+))]
+use crate::cli::commands::call::CallCommand;
+#[cfg(all(
+    feature = "files",
     any(feature = "sqlite", feature = "postgres", feature = "mysql")
 ))]
 use crate::cli::commands::{export::ExportCommand, import::ImportCommand};
@@ -96,6 +102,13 @@ enum Task {
         any(feature = "sqlite", feature = "postgres", feature = "mysql")
     ))]
     Import(Box<ImportCommand>),
+    /// Call an API for each record of a file or a table, and write the answers into files
+    #[cfg(all(
+        feature = "files",
+        feature = "http",
+        any(feature = "sqlite", feature = "postgres", feature = "mysql")
+    ))]
+    Call(Box<CallCommand>),
     /// Start a batch of a processor, and follow it to its end
     Start(Box<StartArgs>),
     /// List batches
@@ -144,6 +157,8 @@ impl Task {
             Self::Export(args) => args.database.clone(),
             #[cfg(feature = "files")]
             Self::Import(args) => args.database.clone(),
+            #[cfg(all(feature = "files", feature = "http"))]
+            Self::Call(args) => args.database.clone(),
             _ => DatabaseArgs::default(),
         }
     }
@@ -347,6 +362,8 @@ impl App {
             task => {
                 let connections = SqlConnections::of_command(task.database());
                 connections.add_processors(&mut self.processors);
+                #[cfg(all(feature = "files", feature = "http"))]
+                connections.add_call(&mut self.processors);
             }
         }
         let processors = std::mem::take(&mut self.processors);
@@ -369,6 +386,12 @@ impl App {
                 any(feature = "sqlite", feature = "postgres", feature = "mysql")
             ))]
             Task::Export(args) => Box::pin(args.run(&self.context(&connection, program)?)).await,
+            #[cfg(all(
+                feature = "files",
+                feature = "http",
+                any(feature = "sqlite", feature = "postgres", feature = "mysql")
+            ))]
+            Task::Call(args) => Box::pin(args.run(&self.context(&connection, program)?)).await,
             Task::Start(args) => {
                 let hooks = self.hooks()?;
                 Box::pin(args.run(&connection, &processors, hooks, program)).await

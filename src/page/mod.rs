@@ -212,6 +212,16 @@ impl<C, I> Page<C, I> {
         self
     }
 
+    /// Names the items, in their order.
+    #[cfg_attr(
+        not(feature = "http"),
+        allow(dead_code, reason = "for lists of an API")
+    )]
+    pub(crate) fn named(mut self, names: Vec<String>) -> Self {
+        self.keys = Keys::Names(names);
+        self
+    }
+
     /// Marks the page as the last one, which saves one empty fetch at the end.
     #[must_use]
     pub fn last(mut self) -> Self {

@@ -1,6 +1,6 @@
 //! The context in which a page is fetched and processed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
@@ -293,8 +293,83 @@ impl<P: PageProcessor> PageContext<P> {
         }
     }
 
+    /// Tells that the first `done` items of the page are done, whatever becomes of the page. Heartbeats show the number,
+    /// and if the worker is lost, the next attempt finds it in [`resume_from`](Self::resume_from).
+    ///
+    /// Call it after an item, not before it, and only for items whose effects are outside of the page's
+    /// [transaction](PageProcessor::ledger). It costs nothing: heartbeats are sent five times in a
+    /// [heartbeat timeout](crate::ProcessorSettings::heartbeat_timeout), so up to a fifth of it may be missing.
+    pub fn items_done(&self, done: usize) {
+        self.items.marks(done);
+    }
+
+    /// Returns the number of items that need not be done again, because an earlier attempt at this page reported them with
+    /// [`items_done`](Self::items_done) before its worker was lost. 0 if nothing is known, if the page was cut differently,
+    /// and with a [ledger](PageProcessor::ledger), because the transaction of that attempt was rolled back.
+    ///
+    /// The [`PageReport`](crate::PageReport) is still one of all items of the page. Failures among the items that are left
+    /// out have to be known from elsewhere.
+    ///
+    /// ```
+    /// # use temporal_batch::*;
+    /// # struct Api;
+    /// # impl Api { async fn send(&self, _: &i64) -> Result<(), PageError> { Ok(()) } }
+    /// async fn send_all<P: PageProcessor>(
+    ///     ctx: &PageContext<P>,
+    ///     api: &Api,
+    ///     items: Vec<i64>,
+    /// ) -> Result<PageReport, PageError> {
+    ///     for (position, item) in items.iter().enumerate().skip(ctx.resume_from()) {
+    ///         api.send(item).await?;
+    ///         ctx.items_done(position + 1);
+    ///     }
+    ///     Ok(PageReport::all_processed())
+    /// }
+    /// ```
+    pub fn resume_from(&self) -> usize {
+        self.items.done_before()
+    }
+
+    /// Waits for something that is not part of the page's time.
+    ///
+    /// # Errors
+    /// Those of [`permit`](Self::permit).
+    #[cfg_attr(
+        not(feature = "http"),
+        allow(dead_code, reason = "for calls of an API")
+    )]
+    pub(crate) async fn wait_beside(
+        &self,
+        wait: impl Future<Output = ()>,
+    ) -> Result<(), PageError> {
+        if self.must_end() {
+            return Err(told_to_end());
+        }
+        tokio::select! {
+            biased;
+            () = self.items.beside(wait) => Ok(()),
+            () = self.told_to_end() => Err(told_to_end()),
+        }
+    }
+
+    /// Waits before an item is tried again.
+    ///
+    /// # Errors
+    /// Those of [`permit`](Self::permit).
+    #[cfg_attr(
+        not(feature = "http"),
+        allow(dead_code, reason = "for calls of an API")
+    )]
+    pub(crate) async fn back_off(&self, wait: Duration) -> Result<(), PageError> {
+        tokio::select! {
+            biased;
+            () = self.told_to_end() => Err(told_to_end()),
+            () = self.items.back_off(wait) => Ok(()),
+        }
+    }
+
     /// Returns whether an error would not count, because the page is interrupted and will run again.
-    fn must_end(&self) -> bool {
+    pub(crate) fn must_end(&self) -> bool {
         self.cancelled.may_repeat() && self.is_cancelled()
     }
 

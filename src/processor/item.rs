@@ -113,7 +113,7 @@ impl ItemRetry {
     }
 
     /// Returns the wait after this many failed attempts. `None` after the last attempt.
-    fn wait_after(&self, attempts: u32) -> Option<Duration> {
+    pub(crate) fn wait_after(&self, attempts: u32) -> Option<Duration> {
         if attempts >= self.attempts {
             return None;
         }
@@ -156,6 +156,8 @@ pub(crate) trait ItemHost: Send + Sync {
     async fn permit(&self);
     /// Waits before an item is retried.
     async fn back_off(&self, wait: Duration);
+    /// Takes note of the items of the page that are done.
+    fn marks(&self, _done: usize, _of: usize) {}
 }
 
 /// A host without a rate, in which waits take no time.
@@ -173,6 +175,10 @@ pub(crate) struct ItemWork {
     terms: ItemTerms,
     clock: WorkClock,
     permits_taken: AtomicU64,
+    /// The number of items of the page.
+    count: usize,
+    /// The number of them that an earlier attempt did.
+    done_before: usize,
 }
 
 /// The settings of a processor for its items.
@@ -191,7 +197,27 @@ impl ItemWork {
             terms,
             clock: WorkClock::new(limit),
             permits_taken: AtomicU64::new(0),
+            count: 0,
+            done_before: 0,
         }
+    }
+
+    /// Sets the number of items, and the number of those that an earlier attempt did.
+    pub fn of_page(mut self, count: usize, done_before: usize) -> Self {
+        (self.count, self.done_before) = (count, done_before);
+        if done_before > 0 {
+            self.host.marks(done_before, count);
+        }
+        self
+    }
+
+    pub fn done_before(&self) -> usize {
+        self.done_before
+    }
+
+    /// Takes note of the items that are done.
+    pub fn marks(&self, done: usize) {
+        self.host.marks(done.min(self.count), self.count);
     }
 
     /// Returns the items of a context without a page.
@@ -224,6 +250,16 @@ impl ItemWork {
             self.host.permit().await;
             self.permits_taken.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Waits for something that is not part of the page's time.
+    #[cfg_attr(
+        not(feature = "http"),
+        allow(dead_code, reason = "for calls of an API")
+    )]
+    pub async fn beside(&self, wait: impl Future<Output = ()>) {
+        let _waiting = self.clock.waits();
+        wait.await;
     }
 
     /// Returns the wait before the next attempt at an item that has failed this many times. `None` if no attempt is

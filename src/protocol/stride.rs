@@ -339,6 +339,21 @@ pub(crate) struct RunningPage {
     pub start: Option<PageToken>,
     pub since: Timestamp,
     pub attempt: u32,
+    /// The end of the page, once its items are processed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<PageToken>,
+    /// The items that are done, if the processor tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemMark>,
+}
+
+/// A place inside a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ItemMark {
+    /// The number of items from the beginning of the page that are done.
+    pub done: u64,
+    /// The number of all its items.
+    pub of: u64,
 }
 
 /// Argument of the `accepted_end` update.

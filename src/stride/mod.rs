@@ -86,6 +86,10 @@ pub(crate) trait StrideHost: Send + Sync {
     fn works_on(&self, page: Option<RunningPage>);
     /// Records the end of that page, or that it is the last one.
     fn page_ends(&self, _end: Option<&PageToken>, _is_last: bool) {}
+    /// Returns the page that an earlier attempt worked on when its worker was lost.
+    fn lost_page(&self) -> Option<RunningPage> {
+        None
+    }
     /// Records the finished work, for an attempt after a lost worker.
     fn checkpoint(&self, report: &StrideReport);
     /// The signal to the running stride. `stop_now`, `cancelled` and `gone` are never withdrawn.

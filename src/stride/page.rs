@@ -304,7 +304,8 @@ impl<P: PageProcessor> Running<'_, P> {
             pages_failed: 0,
         };
         let started = Instant::now();
-        let work = Arc::new(self.item_work(clock.left()));
+        let done = self.done_before(to.as_ref(), items.len());
+        let work = Arc::new(self.item_work(clock.left()).of_page(items.len(), done));
         let applied = self.apply_part(items, keys, part, &work).await;
         let took = started.elapsed().saturating_sub(work.clock().waited());
         clock.busy += took;
@@ -317,6 +318,16 @@ impl<P: PageProcessor> Running<'_, P> {
             let _ = self.host.rate_permits(unpaid as usize).await;
         }
         applied
+    }
+
+    /// Returns the number of items that an earlier attempt did before its worker was lost. It counts only if the page is
+    /// the same. With a ledger it is 0, because the transaction of that attempt was rolled back.
+    fn done_before(&self, to: Option<&PageToken>, items: usize) -> usize {
+        let lost = self.host.lost_page().filter(|_| !self.stores.is_ledger());
+        let same = lost.filter(|page| page.start == self.at && page.end.as_ref() == to);
+        let mark = same.and_then(|page| page.items);
+        let mark = mark.filter(|mark| mark.of == items as u64 && mark.done <= mark.of);
+        mark.map_or(0, |mark| usize::try_from(mark.done).unwrap_or_default())
     }
 
     async fn apply_part(

@@ -392,6 +392,8 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             start: self.at.clone(),
             since: Timestamp::from(SystemTime::now()),
             attempt,
+            end: None,
+            items: None,
         }));
         self.host.observe(PageEvent::Started { attempt });
         match self.run_page(report).await {

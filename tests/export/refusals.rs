@@ -39,7 +39,7 @@ async fn impossible_exports_are_refused_at_the_start() {
         ),
         (
             vec!["--table", "users", "--to", &free, "--concatenate", &file],
-            "an export overwrites no file",
+            "no file is overwritten",
         ),
         (
             vec!["--table", "users", "--to", &free, "--stride", "0"],

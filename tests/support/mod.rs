@@ -7,6 +7,7 @@
 //!   dev_server    one Temporal dev server for each test process
 //!   environment   a task queue of one test on that server, with a client and workers in this process
 //! command       the built command, run as users run it
+//!   mock_api      a local HTTP API whose answers a test decides
 //!   number_pages  what `fetch` and `skip_ahead` of processors over numbers have in common
 //! waits         waits that fail after a while and say what they waited for
 //!   settings      numbers from the environment, for the long forms of tests
@@ -29,6 +30,8 @@ pub mod databases;
 pub mod dev_server;
 #[cfg(feature = "dev-server")]
 mod environment;
+#[cfg(feature = "http")]
+pub mod mock_api;
 pub mod number_pages;
 pub mod servers;
 pub mod settings;

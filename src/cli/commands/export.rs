@@ -9,6 +9,7 @@ use crate::{
     batch::Batch,
     cli::{
         args::{databases::database::DatabaseArgs, table::table_spec, values::absolute},
+        commands::output_directory,
         exit::{CliError, CliResult, Exit},
         output::{count, note},
         render::sentences,
@@ -20,7 +21,7 @@ use crate::{
         },
         shell::Program,
     },
-    files::{Manifest, SinkError, SinkState, check_writable, check_writable_file, sink_state},
+    files::{Manifest, SinkError, SinkState, sink_state},
     page::size::Size,
     processor::PageProcessor as _,
     sql::{Database, ExportArgs, ExportFormat, HighWaterMark, SqlExport, Table},
@@ -125,14 +126,14 @@ impl ExportCommand {
         tell(&args, &table, &database.shown, rows);
         let batch = self
             .session
-            .batch(limits, &id, &args, ("export", database))?;
+            .batch(limits, &id, &args, ("export", &database.target))?;
         // The check puts the parts together.
         let batch = batch.check_at_end(true);
         batch.validate()?;
         let letters = letters_of(&processor, &args);
         let rerun = "--to and another directory export the rows once more".to_owned();
         let session = self.session.session(batch, context, None, letters, rerun);
-        let worker = self.session.worker(processor, database, context)?;
+        let worker = self.session.worker(processor, database.slots(), context)?;
         match session.attended(context.connection, worker).await? {
             Exit::Done => finish(&args, &id, context.program),
             exit => {
@@ -176,39 +177,8 @@ impl ExportCommand {
 
     /// Refuses at the start what the first page would be refused for.
     fn check_directory(&self, args: &ExportArgs, id: &str) -> CliResult<()> {
-        let refused = |error: SinkError| CliError::usage(words(&error));
-        let directory = || args.to.clone();
-        let writable = || {
-            check_writable(&args.to).map_err(refused)?;
-            let file = args.concatenate.as_deref();
-            file.map_or(Ok(()), |file| check_writable_file(file).map_err(refused))
-        };
-        let taken = args.concatenate.as_deref().filter(|file| file.exists());
-        match sink_state(&args.to).map_err(refused)? {
-            // A batch that is continued may have written the file itself.
-            SinkState::Free if let Some(file) = taken => Err(CliError::usage(format_args!(
-                "{} exists already, and an export overwrites no file; name another one with --concatenate, or \
-                 remove it",
-                file.display()
-            ))),
-            SinkState::Free => writable(),
-            SinkState::Unfinished(owner) if owner.batch_id == id && !self.session.rerun => {
-                writable()
-            }
-            SinkState::Finished(manifest) if manifest.batch_id == id && !self.session.rerun => {
-                Ok(())
-            }
-            SinkState::Unfinished(owner) => Err(refused(SinkError::Taken {
-                directory: directory(),
-                batch_id: owner.batch_id,
-                batch_run: owner.batch_run,
-            })),
-            SinkState::Finished(manifest) => Err(refused(SinkError::Finished {
-                directory: directory(),
-                batch_id: manifest.batch_id,
-                batch_run: manifest.batch_run,
-            })),
-        }
+        let single = args.concatenate.as_deref();
+        output_directory::check(&args.to, single, id, self.session.rerun)
     }
 }
 

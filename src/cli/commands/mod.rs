@@ -3,6 +3,12 @@
 pub(crate) mod approve;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) mod backfill;
+#[cfg(all(
+    feature = "files",
+    feature = "http",
+    any(feature = "sqlite", feature = "postgres", feature = "mysql")
+))]
+pub(crate) mod call;
 pub(crate) mod cancel;
 pub(crate) mod demo;
 pub(crate) mod dev_server;
@@ -19,6 +25,11 @@ pub(crate) mod failures;
 ))]
 pub(crate) mod import;
 pub(crate) mod list;
+#[cfg(all(
+    feature = "files",
+    any(feature = "sqlite", feature = "postgres", feature = "mysql")
+))]
+mod output_directory;
 pub(crate) mod pause;
 pub(crate) mod recover;
 pub(crate) mod redrive;

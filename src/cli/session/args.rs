@@ -112,10 +112,10 @@ impl SessionArgs {
         limits: Batch,
         id: &str,
         args: &impl Serialize,
-        (command, database): (&str, &SessionDatabase),
+        (command, target): (&str, &str),
     ) -> CliResult<Batch> {
         let queue = self.task_queue.clone();
-        let queue = queue.unwrap_or_else(|| format!("{command}-{}-{id}", database.target));
+        let queue = queue.unwrap_or_else(|| format!("{command}-{target}-{id}"));
         let mut batch = limits
             .task_queue(queue)
             .rerun(self.rerun)
@@ -152,7 +152,7 @@ impl SessionArgs {
     pub(crate) fn worker(
         &self,
         processor: impl PageProcessor,
-        database: &SessionDatabase,
+        max_pages: u32,
         context: &CommandContext<'_>,
     ) -> CliResult<SessionWorker> {
         let mut registry = Registry::new();
@@ -164,7 +164,7 @@ impl SessionArgs {
             hooks: context.hooks.clone(),
             throttles: context.throttles.clone(),
             metrics: self.metrics,
-            max_pages: database.slots(),
+            max_pages,
         })
     }
 }

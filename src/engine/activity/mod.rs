@@ -132,18 +132,19 @@ impl PageActivities {
         }
         let processor = self.registry.of_batch(&order.processor, order.redrive);
         let processor = processor.map_err(|refused| retry(refused, UNKNOWN_PROCESSOR))?;
-        let resume = if ctx.info().attempt > 1 {
+        let hint = if ctx.info().attempt > 1 {
             let hint = ctx.heartbeat_details().deserialize::<Checkpoint>();
-            hint.ok().flatten().unwrap_or_default().done
+            hint.ok().flatten().unwrap_or_default()
         } else {
-            StrideReport::default()
+            Checkpoint::default()
         };
+        let resume = hint.done.clone();
         let metrics = self.metrics.for_processor(&order.processor);
         let settings = processor.settings();
         let (host, _attended) = ActivityHost::new(
             &ctx,
             &order,
-            resume.clone(),
+            hint,
             Surroundings {
                 metrics: metrics.clone(),
                 draining: self.draining.clone(),

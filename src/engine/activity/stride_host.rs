@@ -35,7 +35,7 @@ use crate::{
         stop_signal::{StopSignal, until},
     },
     protocol::{
-        AcceptedEnd, AcceptedEndRequest, Checkpoint, NextPage, RunningPage, StrideOrder,
+        AcceptedEnd, AcceptedEndRequest, Checkpoint, ItemMark, NextPage, RunningPage, StrideOrder,
         StrideReport,
     },
     stride::{Go, HostError, PageEvent, StrideHost, WaitFor, page_blocked, rate_share::RateShare},
@@ -66,6 +66,8 @@ pub(super) struct ActivityHost {
     held_for: Mutex<Duration>,
     metrics: ProcessorMetrics,
     checkpoint: Arc<Mutex<Checkpoint>>,
+    /// The page of an earlier attempt.
+    lost_page: Option<RunningPage>,
     told: watch::Receiver<StopSignal>,
     in_flight: Mutex<Option<PageInFlight>>,
     in_hand: Mutex<Option<InHand>>,
@@ -182,7 +184,7 @@ impl ActivityHost {
     pub fn new(
         ctx: &ActivityContext,
         order: &StrideOrder,
-        resume: StrideReport,
+        hint: Checkpoint,
         surroundings: Surroundings,
     ) -> (Self, Attended) {
         let Surroundings {
@@ -197,7 +199,7 @@ impl ActivityHost {
         let client = ctx.client();
         let controller = client.get_workflow_handle::<Controller>(order.controller());
         let checkpoint = Arc::new(Mutex::new(Checkpoint {
-            done: resume,
+            done: hint.done,
             ..Checkpoint::default()
         }));
         let info = ctx.info();
@@ -252,6 +254,7 @@ impl ActivityHost {
             held_for: Mutex::default(),
             metrics,
             checkpoint,
+            lost_page: hint.page,
             told,
             in_flight: Mutex::default(),
             in_hand: Mutex::default(),
@@ -364,6 +367,7 @@ impl ActivityHost {
 /// Limits the items of a stride to its rate.
 struct Paced {
     rate: Option<Arc<RateShare>>,
+    checkpoint: Arc<Mutex<Checkpoint>>,
     metrics: ProcessorMetrics,
 }
 
@@ -379,6 +383,15 @@ impl ItemHost for Paced {
 
     async fn back_off(&self, wait: Duration) {
         tokio::time::sleep(wait).await;
+    }
+
+    fn marks(&self, done: usize, of: usize) {
+        if let Some(page) = &mut lock(&self.checkpoint).page {
+            page.items = Some(ItemMark {
+                done: done as u64,
+                of: of as u64,
+            });
+        }
     }
 }
 
@@ -589,6 +602,7 @@ impl StrideHost for ActivityHost {
     fn item_host(&self) -> Arc<dyn ItemHost> {
         Arc::new(Paced {
             rate: self.rate.clone(),
+            checkpoint: Arc::clone(&self.checkpoint),
             metrics: self.metrics.clone(),
         })
     }
@@ -618,6 +632,13 @@ impl StrideHost for ActivityHost {
             page.end = end.cloned();
             page.is_last = is_last;
         }
+        if let Some(page) = &mut lock(&self.checkpoint).page {
+            page.end = end.cloned();
+        }
+    }
+
+    fn lost_page(&self) -> Option<RunningPage> {
+        self.lost_page.clone()
     }
 
     fn checkpoint(&self, report: &StrideReport) {

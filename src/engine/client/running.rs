@@ -147,6 +147,8 @@ mod tests {
                 ..StrideReport::default()
             },
             page: Some(protocol::RunningPage {
+                end: None,
+                items: None,
                 start: Some(PageToken::encode(&30).unwrap()),
                 since: Timestamp(7),
                 attempt: 2,

@@ -251,7 +251,23 @@ impl PartSink {
         records: &[R],
     ) -> Result<(), PageError> {
         let add = |record: &R, to: &mut Vec<u8>| self.format.write(record, to);
-        self.write_each(ctx, records, add).await
+        self.write_each(ctx, records, None, add).await
+    }
+
+    /// Writes a part for the records between two cursors of the current page. The rest of the page is written by
+    /// further calls, or remains a gap until it is redriven.
+    #[cfg_attr(
+        not(feature = "http"),
+        allow(dead_code, reason = "for calls of an API")
+    )]
+    pub(crate) async fn write_between<P: PageProcessor, R: Serialize>(
+        &self,
+        ctx: &PageContext<P>,
+        range: (Option<PageToken>, Option<PageToken>),
+        records: &[R],
+    ) -> Result<(), PageError> {
+        let add = |record: &R, to: &mut Vec<u8>| self.format.write(record, to);
+        self.write_each(ctx, records, Some(range), add).await
     }
 
     /// Like [`write`](Self::write), with rows of a table.
@@ -263,13 +279,14 @@ impl PartSink {
     ) -> Result<(), PageError> {
         let encodings: Vec<_> = self.encodings.iter().map(|c| c.encoding).collect();
         let add = |row: &Vec<Cell>, to: &mut Vec<u8>| self.format.write_cells(row, &encodings, to);
-        self.write_each(ctx, rows, add).await
+        self.write_each(ctx, rows, None, add).await
     }
 
     async fn write_each<P: PageProcessor, R>(
         &self,
         ctx: &PageContext<P>,
         records: &[R],
+        range: Option<(Option<PageToken>, Option<PageToken>)>,
         add: impl Fn(&R, &mut Vec<u8>) -> Result<(), PageError>,
     ) -> Result<(), PageError> {
         let Some(page) = &ctx.page else {
@@ -278,7 +295,8 @@ impl PartSink {
                 "PartSink::write was called outside of process; fetch only reads",
             ));
         };
-        let note = note(ctx, page.start.clone(), page.end.clone());
+        let (start, end) = range.unwrap_or_else(|| (page.start.clone(), page.end.clone()));
+        let note = note(ctx, start, end);
         let name = name(ctx, &note);
         let mut lines = self.format.header();
         for record in records {

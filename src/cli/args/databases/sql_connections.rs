@@ -101,6 +101,22 @@ impl SqlConnections {
         });
     }
 
+    /// Adds the processor of `call`, which uses the variables of this process. A worker does not have it, since a batch
+    /// says where they are sent.
+    #[cfg(all(feature = "files", feature = "http"))]
+    pub(crate) fn add_call(&self, processors: &mut Processors) {
+        let connections = self.clone();
+        processors.add_of_sql(move || {
+            let connections = connections.clone();
+            async move {
+                let call = crate::http::HttpCall::new()?.with_environment();
+                // Most calls need no database.
+                let connections = connections.get().await.unwrap_or_default();
+                Ok::<_, crate::http::InvalidApi>(call.connections(connections))
+            }
+        });
+    }
+
     fn add<P: PageProcessor>(&self, processors: &mut Processors, make: fn(Connections) -> P) {
         let connections = self.clone();
         processors.add_of_sql(move || {

@@ -95,7 +95,7 @@ impl BackfillCommand {
         let id = self.session.batch_id(&made);
         let mut batch = self
             .session
-            .batch(limits, &id, &args, ("backfill", database))?;
+            .batch(limits, &id, &args, ("backfill", &database.target))?;
         if args.once || args.verify.is_some() {
             batch = batch.check_at_end(true);
         }
@@ -117,7 +117,7 @@ impl BackfillCommand {
             throttles: &throttles,
             ..*context
         };
-        let worker = self.session.worker(processor, database, &context)?;
+        let worker = self.session.worker(processor, database.slots(), &context)?;
         session.attended(context.connection, worker).await
     }
 }

@@ -22,7 +22,10 @@ const CANDIDATES: [char; 3] = [';', '\t', '|'];
 ///
 /// # Errors
 /// Several delimiters are possible, or the records do not agree.
-pub(super) fn recognise(path: &Path, format: &CsvFormat) -> CliResult<Option<char>> {
+pub(in crate::cli::commands) fn recognise(
+    path: &Path,
+    format: &CsvFormat,
+) -> CliResult<Option<char>> {
     // An unreadable file is reported when its records are read.
     let Ok((text, whole)) = text_from(path, LOOK_AT) else {
         return Ok(None);
@@ -85,7 +88,7 @@ fn ambiguous(path: &Path, format: &CsvFormat, column: &str, possible: &[char]) -
 }
 
 /// Returns a delimiter in the form that the flag takes.
-pub(super) fn value(delimiter: char) -> String {
+pub(in crate::cli::commands) fn value(delimiter: char) -> String {
     match delimiter {
         '\t' => "tab".to_owned(),
         other => other.to_string(),
@@ -93,7 +96,7 @@ pub(super) fn value(delimiter: char) -> String {
 }
 
 /// Returns the delimiter in the form that the flag takes, quoted for a shell.
-pub(super) fn flag(delimiter: char) -> String {
+pub(in crate::cli::commands) fn flag(delimiter: char) -> String {
     quoted(&value(delimiter))
 }
 

@@ -1,7 +1,7 @@
 //! `import`: puts the records of a file into a table, with worker and batch in one process.
 
-mod delimiter;
-mod reading;
+pub(super) mod delimiter;
+pub(super) mod reading;
 mod rejected;
 mod repeat_command;
 
@@ -178,7 +178,7 @@ impl ImportCommand {
             let limits = limits.clone();
             let batch = self
                 .session
-                .batch(limits, &id, args, ("import", database))?;
+                .batch(limits, &id, args, ("import", &database.target))?;
             let batch = batch.check_at_end(args.once);
             batch.validate()?;
             CliResult::Ok(batch)
@@ -213,7 +213,7 @@ impl ImportCommand {
             of_ledger,
             rerun_hint(&args, rejected),
         );
-        let worker = self.session.worker(processor, database, context)?;
+        let worker = self.session.worker(processor, database.slots(), context)?;
         let exit = session.attended(context.connection, worker).await?;
         let Some((batch_run, items)) = session.ended_run.get() else {
             return Ok(exit);

@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[derive(Args, Debug)]
-pub(super) struct ReadingArgs {
+pub(in crate::cli::commands) struct ReadingArgs {
     /// The format of the file [default: by its name: .jsonl, .ndjson or CSV]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
@@ -51,7 +51,7 @@ pub(super) struct ReadingArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
-pub(super) enum Format {
+pub(in crate::cli::commands) enum Format {
     Csv,
     Jsonl,
 }
@@ -80,20 +80,24 @@ fn quote(text: &str) -> Result<Quote, String> {
 
 impl ReadingArgs {
     /// Returns the delimiter that was given.
-    pub(super) fn delimiter(&self) -> Option<char> {
+    pub(in crate::cli::commands) fn delimiter(&self) -> Option<char> {
         self.delimiter
     }
 
     /// Returns the format that was given.
-    pub(super) fn format(&self) -> Option<Format> {
+    pub(in crate::cli::commands) fn format(&self) -> Option<Format> {
         self.format
     }
 
-    pub(super) fn is_headless(&self) -> bool {
+    pub(in crate::cli::commands) fn is_headless(&self) -> bool {
         self.no_header
     }
 
-    pub(super) fn file(&self, path: &Path, columns: Option<&[String]>) -> CliResult<ImportFile> {
+    pub(in crate::cli::commands) fn file(
+        &self,
+        path: &Path,
+        columns: Option<&[String]>,
+    ) -> CliResult<ImportFile> {
         let mut file = SourceFile::new(path);
         file.may_grow = self.may_grow;
         file.spool.clone_from(&self.spool);
@@ -135,7 +139,7 @@ impl ReadingArgs {
 }
 
 /// Returns the name of a file, without the `.gz` of one that is compressed.
-pub(super) fn plain_name(path: &Path) -> String {
+pub(in crate::cli::commands) fn plain_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let stem = match name.len().checked_sub(3) {
         Some(at) if name.is_char_boundary(at) && name[at..].eq_ignore_ascii_case(".gz") => {
@@ -147,7 +151,7 @@ pub(super) fn plain_name(path: &Path) -> String {
 }
 
 /// Returns the format of a file of this name.
-pub(super) fn named_format(path: &Path) -> Format {
+pub(in crate::cli::commands) fn named_format(path: &Path) -> Format {
     let name = plain_name(path).to_ascii_lowercase();
     match Path::new(&name).extension().and_then(|e| e.to_str()) {
         Some("jsonl" | "ndjson") => Format::Jsonl,
@@ -156,7 +160,7 @@ pub(super) fn named_format(path: &Path) -> Format {
 }
 
 /// Returns the delimiter of a CSV file of this name.
-pub(super) fn named_delimiter(path: &Path) -> char {
+pub(in crate::cli::commands) fn named_delimiter(path: &Path) -> char {
     match plain_name(path).to_ascii_lowercase().ends_with(".tsv") {
         true => '\t',
         false => ',',

@@ -1,0 +1,21 @@
+//! The processor behind the command `call`.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `args.rs` | the arguments of a batch |
+//! | `plan.rs` | the request of a record, from templates |
+//! | `output.rs` | the line that is written for a record |
+//! | `source.rs` | the records: of a file, or of a table |
+//! | `journal.rs` | the answers of a page that is not finished |
+//! | `records.rs` | reading the records |
+//! | `outcome.rs` | the outcomes of a page, and their way into files |
+//! | `processor.rs` | [`HttpCall`] |
+
+pub(crate) mod args;
+mod journal;
+mod outcome;
+pub(crate) mod output;
+pub(crate) mod plan;
+pub(crate) mod processor;
+mod records;
+pub(crate) mod source;
