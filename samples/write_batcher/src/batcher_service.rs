@@ -44,7 +44,7 @@ fn print(requests: &[Request], written: &[Written]) {
     for (number, (request, _)) in new.iter().enumerate() {
         block += &format!("{:>5}. {} {}\n", number + 1, request.id, request.payload);
     }
-    print!("{block}  total {}\n", new.len());
+    println!("{block}  total {}", new.len());
 }
 
 pub(crate) async fn start(client: &BatchClient, db: &Path) -> Fallible<RunningBatcherWorker> {

@@ -271,11 +271,22 @@ impl World {
         if self.fold.is_some() {
             possible.push(Event::Folded);
         }
-        let unseen = |p: &u64| matches!(self.children.get(p), Some((_, _, Child::Unseen)) | None);
-        if self.watched.as_ref().is_some_and(|w| w.iter().any(unseen)) {
+        // The watch returns with news, or when nothing is left to watch.
+        let ended = |p: &&u64| matches!(self.children.get(p), Some((_, _, Child::Unseen)) | None);
+        if let Some(watched) = &self.watched
+            && (watched.iter().filter(ended).any(|p| self.is_news(*p))
+                || watched.iter().all(|p| ended(&p)))
+        {
             possible.push(Event::Watch);
         }
         possible
+    }
+
+    /// Returns whether the end of a child is more than that it has reported.
+    fn is_news(&self, position: u64) -> bool {
+        self.children.get(&position).is_some_and(|(_, fate, _)| {
+            end(position, *fate, &Child::Unseen, &self.case.spec) != ChildEnd::Reported
+        })
     }
 
     fn happens(&mut self, event: Event) {
@@ -347,9 +358,10 @@ impl World {
                 let mut ended = Vec::new();
                 for position in watched {
                     if let Some((_, fate, Child::Unseen)) = self.children.get(&position).cloned() {
+                        let news = self.is_news(position);
                         self.children.remove(&position);
-                        let child = Child::Unseen;
-                        ended.push((position, end(position, fate, &child, &self.case.spec)));
+                        let end = end(position, fate, &Child::Unseen, &self.case.spec);
+                        ended.extend(news.then_some((position, end)));
                     }
                 }
                 self.state.watched(ended);
