@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     protocol,
-    request::{Refusal, Request, is_valid_id},
+    request::{Refusal, Request, is_exact_key, is_valid_id},
 };
 
 /// Maximum number of shards.
@@ -226,10 +226,11 @@ impl Batcher {
     /// The first setting that is not allowed.
     pub fn validate(&self) -> Result<(), InvalidBatcher> {
         let limits = &self.limits;
-        let name_is_valid = |name: &str| {
-            !name.is_empty() && name.len() <= LONGEST_NAME && !name.chars().any(char::is_control)
-        };
-        let words = format!("1 to {LONGEST_NAME} bytes without control characters");
+        let name_is_valid =
+            |name: &str| !name.is_empty() && name.len() <= LONGEST_NAME && is_exact_key(name);
+        let words = format!(
+            "1 to {LONGEST_NAME} bytes without control characters and without a space at the end"
+        );
         for (setting, name) in [
             ("name", &self.name),
             ("writer", &self.writer),
@@ -394,6 +395,10 @@ mod tests {
             (
                 Batcher::new("a\nb", "rows", "q"),
                 "without control characters",
+            ),
+            (
+                Batcher::new("orders ", "rows", "q"),
+                "without a space at the end",
             ),
             (Batcher::new("orders", "", "q"), "writer of batcher"),
             (Batcher::new("orders", "rows", ""), "task queue of batcher"),

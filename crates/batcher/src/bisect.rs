@@ -11,7 +11,8 @@ const ATTEMPTS_ALONE: u32 = 3;
 
 /// Writes `count` requests. `write` gets the requests' range in the batch.
 ///
-/// An error that is not final is returned while `gives_up` is false, and another attempt follows. Errors of the
+/// A retryable error is returned while `gives_up` is false, also after a split, and another attempt follows later: it
+/// says nothing about the requests of the part. Errors of the
 /// environment are always returned, because no request is the reason for them.
 ///
 /// For `n` requests of which `k` fail, at most `1 + 2 k log2(n)` parts are written, rounded up.
@@ -25,7 +26,6 @@ where
 {
     let mut results = vec![None; count];
     let mut parts: Vec<_> = std::iter::once(0..count).collect();
-    let mut gives_up = gives_up;
     while let Some(part) = parts.pop() {
         let error = match write(part.clone()).await {
             Ok(written) => {
@@ -39,8 +39,6 @@ where
         if error.is_environment() || (error.is_retryable() && !gives_up) {
             return Err(error);
         }
-        // From here on the batch is being split, and a retry of the whole would split it again.
-        gives_up = true;
         match part.len() {
             0 => {}
             1 => {
@@ -160,6 +158,18 @@ mod tests {
             let (written, _) = run(4, gives_up, away);
             assert!(written.unwrap_err().is_environment());
         }
+    }
+
+    /// A part that meets a lock after a split is not at fault.
+    #[test]
+    fn a_lock_after_a_split_is_waited_for() {
+        let fails = |part: &Range<usize>| match (part.contains(&0), part.start) {
+            (true, _) => Some(poison()),
+            (_, 2) => Some(PageError::retryable("locked")),
+            _ => None,
+        };
+        let (written, _) = run(4, false, fails);
+        assert!(written.unwrap_err().is_retryable());
     }
 
     #[test]

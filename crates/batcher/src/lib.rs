@@ -21,6 +21,8 @@
 //!
 //! - **No request is lost.** A request that the server has stored is written, or is a dead letter, or is refused and its
 //!   requester told so, whatever continue-as-new, lost workers and failed writes come between.
+//!   A shard needs a worker for that: while none runs, its history grows with each submission, and Temporal ends a
+//!   workflow, with what it holds, at 50 MB.
 //! - **Written once.** With a [`SqlWriter`] each request id is written exactly once, however often it is submitted or
 //!   its write is repeated.
 //! - **One bad request harms no other.** A batch that fails is split until the bad requests are alone.

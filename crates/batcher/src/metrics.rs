@@ -130,7 +130,7 @@ impl BatcherMetrics {
                 Outcome::Written => "written",
                 Outcome::AlreadyDone => "already_done",
                 Outcome::Failed { .. } => "failed",
-                Outcome::Refused { .. } => continue,
+                Outcome::Pending | Outcome::Refused { .. } => continue,
             };
             self.requests
                 .with_label_values(&[batcher[0], outcome])

@@ -31,6 +31,9 @@ pub(crate) const WRITE: &str = "temporal-batch.batcher.write";
 pub(crate) const CONFIRM: &str = "temporal-batch.batcher.confirm";
 pub(crate) const SUBMIT_FOR: &str = "temporal-batch.batcher.submit";
 
+/// The type of the failure of an activity that refused a submission before it sent anything.
+pub(crate) const NOT_SUBMITTED: &str = "NotSubmitted";
+
 /// The memo field of a shard with its [`Batcher`], which can be read without a worker.
 pub(crate) const MEMO_BATCHER: &str = "batcher";
 

@@ -16,7 +16,8 @@ pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
 pub struct Request {
     /// The identity of the request: two requests with one id are the same request, whatever their payloads. Choose an
     /// id that a repetition has too, such as the id of the requesting workflow. Never use a run id or a random number
-    /// that a retry would draw again. 1 to 255 bytes without control characters.
+    /// that a retry would draw again. 1 to 255 bytes
+    /// without control characters and without a space at the end, which MySQL and MariaDB ignore.
     pub id: String,
     /// The key by which the request is routed to a shard. Requests with the same key are written by the same shard.
     pub routing_key: String,
@@ -64,7 +65,10 @@ pub enum Outcome {
         /// The first 200 characters of the last error's message.
         message: String,
     },
-    /// The batcher did not take the request. It was not written and will not be.
+    /// The batcher holds the request already, and has no room for one more workflow to tell. The request will be written
+    /// or become a dead letter: submit it again later to find out.
+    Pending,
+    /// The batcher did not take this submission, so it leads to no write. Another submission with the same id may.
     Refused {
         /// The reason.
         reason: Refusal,
@@ -116,9 +120,9 @@ pub enum Refusal {
         /// The limit on the bytes of a batch.
         max_batch_bytes: u64,
     },
-    /// The request id is empty, too long, or has control characters.
+    /// The request id is empty, too long, has control characters, or ends in a space.
     #[error(
-        "the request id is not valid; allowed are 1 to {MAX_ID_BYTES} bytes without control characters"
+        "the request id is not valid; allowed are 1 to {MAX_ID_BYTES} bytes without control characters and without a space at the end"
     )]
     InvalidId,
     /// The requester counts on another number of shards than the batcher has.
@@ -153,14 +157,20 @@ impl fmt::Display for Outcome {
                 error_type,
                 message,
             } => write!(f, "failed: {error_type}: {message}"),
+            Self::Pending => f.write_str("pending; submit again later to find out"),
             Self::Refused { reason } => write!(f, "refused: {reason}"),
         }
     }
 }
 
+/// Returns whether a text is the same key in every database. MySQL and MariaDB take "a" and "a " for equal.
+pub(crate) fn is_exact_key(text: &str) -> bool {
+    !text.ends_with(' ') && !text.chars().any(char::is_control)
+}
+
 /// Returns whether a request id can be the key of a row in every database.
 pub(crate) fn is_valid_id(id: &str) -> bool {
-    !id.is_empty() && id.len() <= MAX_ID_BYTES && !id.chars().any(char::is_control)
+    !id.is_empty() && id.len() <= MAX_ID_BYTES && is_exact_key(id)
 }
 
 #[cfg(test)]
@@ -188,7 +198,7 @@ mod tests {
     fn ids_that_a_database_could_not_keep_are_invalid() {
         let long = "x".repeat(MAX_ID_BYTES);
         assert!(is_valid_id("order-1") && is_valid_id(&long));
-        for id in ["", "a\0b", "a\nb", &format!("{long}x")] {
+        for id in ["", "a\0b", "a\nb", "a ", " ", &format!("{long}x")] {
             assert!(!is_valid_id(id), "{id:?}");
         }
     }

@@ -4,16 +4,16 @@
 
 use std::{collections::BTreeMap, pin::pin, task::Poll, time::Duration};
 
-use temporalio_common::RetryPolicy;
+use temporalio_common::{RetryPolicy, error::IncomingError};
 use temporalio_sdk::{
-    ActivityOptions, CancellableFuture as _, TimerOptions, WaitConditionOptions,
-    WorkflowCancellationToken, WorkflowContext, WorkflowSignalError,
+    ActivityExecutionError, ActivityOptions, CancellableFuture as _, TimerOptions,
+    WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, WorkflowSignalError,
 };
 use temporalio_workflow::workflows::WorkflowImplementation;
 
 use crate::{
     batcher::{Batcher, InvalidBatcher},
-    protocol::{Submission, SubmitOrder},
+    protocol::{NOT_SUBMITTED, Submission, SubmitOrder},
     request::{Confirmation, Outcome, Refusal, Request},
     workflow::{ActivityDefs, BatcherWorkflow},
 };
@@ -107,7 +107,18 @@ pub enum SubmitError {
         /// The error.
         message: String,
     },
-    /// The batcher did not take the request. [`Refusal::Full`] passes: submit again later.
+    /// The server may have the submission or not, so the request may be written: submit it again with the same id to find
+    /// out.
+    #[error("it is unknown whether the request was submitted: {message}")]
+    SubmitUnknown {
+        /// The error.
+        message: String,
+    },
+    /// The batcher holds the request already, and has no room for one more workflow to tell: submit it again later.
+    #[error("the request was submitted before and is pending; submit it again later to find out")]
+    Pending,
+    /// The batcher did not take this submission. An earlier one with the same id may still be written, after a
+    /// `ConfirmationTimeout` for instance. [`Refusal::Full`] passes: submit again later.
     #[error("the request was refused: {0}")]
     Refused(Refusal),
     /// The batcher could not write the request. It is a dead letter now.
@@ -140,7 +151,8 @@ pub enum SubmitError {
 /// Two calls in a workflow may wait at the same time, if their requests have different ids.
 ///
 /// # Errors
-/// See [`SubmitError`]. Except after `ConfirmationTimeout` and `Cancelled`, the request is not and will not be written.
+/// See [`SubmitError`]. After `ConfirmationTimeout`, `Cancelled`, `SubmitUnknown` and `Pending` the request may be written. After
+/// the other errors this submission leads to no write.
 pub async fn submit<W>(
     ctx: &WorkflowContext<W>,
     batcher: &Batcher,
@@ -171,6 +183,7 @@ where
             error_type,
             message,
         }),
+        Outcome::Pending => Err(SubmitError::Pending),
         Outcome::Refused { reason } => Err(SubmitError::Refused(reason)),
     }
 }
@@ -213,9 +226,21 @@ async fn deliver<W: WorkflowImplementation>(
         .summary(format!("submit to {}", batcher.name))
         .build();
     let submitted = ctx.execute_activity(ActivityDefs::submit_for, order, options);
-    submitted.await.map_err(|error| SubmitError::SubmitFailed {
-        message: error.to_string(),
-    })
+    submitted.await.map_err(not_submitted)
+}
+
+/// Returns the error of a submission. Only what was refused before it was sent is certain not to have arrived.
+fn not_submitted(error: ActivityExecutionError) -> SubmitError {
+    let message = error.to_string();
+    match (&error, error.cause()) {
+        (ActivityExecutionError::Cancelled(_), _) => SubmitError::Cancelled,
+        (_, Some(IncomingError::Application(failure)))
+            if failure.type_name() == Some(NOT_SUBMITTED) =>
+        {
+            SubmitError::SubmitFailed { message }
+        }
+        _ => SubmitError::SubmitUnknown { message },
+    }
 }
 
 /// Waits for the confirmation of a request.

@@ -9,7 +9,7 @@ use temporalio_sdk::{
 
 use crate::{
     client::{BatcherClient, BatcherError},
-    protocol::SubmitOrder,
+    protocol::{NOT_SUBMITTED, SubmitOrder},
     workflow::SubmitForActivity,
 };
 
@@ -34,10 +34,14 @@ impl SubmitActivities {
         };
         submitted.await.map_err(|error| {
             let may_pass = matches!(error, BatcherError::Server(_));
+            let error_type = match may_pass {
+                true => "SubmitFailed",
+                false => NOT_SUBMITTED,
+            };
             let message = with_cause(&error);
             ActivityError::from(
                 ApplicationFailure::builder(message)
-                    .type_name("SubmitFailed".to_owned())
+                    .type_name(error_type.to_owned())
                     .non_retryable(!may_pass)
                     .build(),
             )

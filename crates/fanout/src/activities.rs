@@ -37,7 +37,7 @@ pub(crate) struct ItemActivities(pub Registry);
 pub(crate) struct AsideActivities(pub Registry);
 
 /// The most bytes of an aggregated result.
-const RESULT_BYTES: usize = 512 * 1024;
+pub(crate) const RESULT_BYTES: usize = 256 * 1024;
 
 #[temporalio_macros::activities]
 impl ItemActivities {
@@ -84,9 +84,10 @@ impl AsideActivities {
     #[activity(definition = ReadActivity)]
     async fn read(
         self: Arc<Self>,
-        _ctx: ActivityContext,
+        ctx: ActivityContext,
         order: ReadOrder,
     ) -> Result<ItemsRead, ActivityError> {
+        let _alive = Heartbeats::of(&ctx);
         self.0.read(&order).await.map_err(failed)
     }
 
@@ -94,9 +95,10 @@ impl AsideActivities {
     #[activity(definition = AggregateActivity)]
     async fn aggregate(
         self: Arc<Self>,
-        _ctx: ActivityContext,
+        ctx: ActivityContext,
         order: AggregateOrder,
     ) -> Result<Value, ActivityError> {
+        let _alive = Heartbeats::of(&ctx);
         let processor = self.0.get(&order.processor).map_err(failed)?;
         let ctx = AggregateContext {
             fanout_id: order.fanout,

@@ -12,9 +12,10 @@ use crate::{
 };
 
 /// The most bytes of a list of items, which travels from run to run.
-pub const LIST_BYTES: usize = 1_000_000;
+pub const LIST_BYTES: usize = 500_000;
 /// The task queue of fan-outs that name none.
 pub const DEFAULT_TASK_QUEUE: &str = "fanout";
+/// In bytes, as Temporal counts: a workflow id may have 1,000.
 const LONGEST_ID: usize = 200;
 
 /// A fan-out: one child workflow for each item.
@@ -278,7 +279,7 @@ impl Fanout {
     }
 
     /// Sets the number of events after which the workflow continues as new. A run may have some more events: three for
-    /// each child in the window.
+    /// each child in the window, and a fourth with [`Mode::Signals`].
     pub fn events_per_run(mut self, events: u32) -> Self {
         self.spec.events_per_run = events;
         self
@@ -307,7 +308,7 @@ impl Fanout {
         &self.spec.id
     }
 
-    /// The most bytes of one output, as JSON: 1,000,000 divided by the window, at most 256 KiB. Outputs of items that end
+    /// The most bytes of one output, as JSON: 500,000 divided by the window, at most 256 KiB. Outputs of items that end
     /// out of order wait in the workflow, so larger ones belong elsewhere, and the output refers to them.
     pub fn output_limit(&self) -> usize {
         self.spec.output_limit()
@@ -435,7 +436,7 @@ impl Fanout {
         }
         let bytes = items
             .iter()
-            .map(|i| i.id.len() + i.item.to_string().len() + 16);
+            .map(|i| serde_json::to_string(i).map_or(0, |json| json.len() + 1));
         match bytes.sum() {
             bytes if bytes > LIST_BYTES => Err(InvalidFanout::ListTooLarge { bytes }),
             _ => Ok(()),
@@ -465,10 +466,10 @@ impl Fanout {
 const LONGEST_TIME: Duration = Duration::from_secs(365 * 86_400);
 
 fn check_id(id: &str) -> Result<(), String> {
-    let chars = id.chars().count();
-    if !(1..=LONGEST_ID).contains(&chars) {
+    let bytes = id.len();
+    if !(1..=LONGEST_ID).contains(&bytes) {
         return Err(format!(
-            "it has {chars} characters; 1 to {LONGEST_ID} are allowed"
+            "it has {bytes} bytes; 1 to {LONGEST_ID} are allowed"
         ));
     }
     match id.chars().find(|c| c.is_control()) {

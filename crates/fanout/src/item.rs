@@ -80,7 +80,7 @@ pub trait ItemProcessor: Send + Sync + Sized + 'static {
     /// The output of one item, stored like the item. See [`Fanout::output_limit`](crate::Fanout::output_limit).
     type Output: Serialize + DeserializeOwned + Send + 'static;
 
-    /// Returns the id of an item: 1 to 200 characters, different for different items.
+    /// Returns the id of an item: 1 to 200 bytes, different for different items.
     fn id(item: &Self::Item) -> String;
 
     /// Does the work on one item.

@@ -1,9 +1,14 @@
 //! The end of an item.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-/// The longest message that a failure keeps, in characters.
-const LONGEST_MESSAGE: usize = 500;
+/// The most bytes of the type of a failure, as JSON.
+const TYPE_BYTES: usize = 100;
+/// The most bytes of the message of a failure, as JSON.
+const MESSAGE_BYTES: usize = 500;
+/// The most bytes of a failure, as JSON.
+pub(crate) const FAILURE_BYTES: usize = TYPE_BYTES + MESSAGE_BYTES + 40;
 
 /// The types of failures that the fan-out itself finds.
 pub mod failure_types {
@@ -33,18 +38,50 @@ pub mod failure_types {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemFailure {
     /// The type of the failure, such as `CardDeclined`: that of the processor's
-    /// [`PageError`](temporal_batch::PageError), or one of [`failure_types`].
+    /// [`PageError`](temporal_batch::PageError), or one of [`failure_types`]. It is cut after 100 bytes of JSON.
     pub error_type: String,
-    /// The message, cut after 500 characters.
+    /// The message, cut after 500 bytes of JSON.
     pub message: String,
 }
 
 impl ItemFailure {
     pub(crate) fn new(error_type: impl Into<String>, message: impl AsRef<str>) -> Self {
         Self {
-            error_type: error_type.into(),
-            message: message.as_ref().chars().take(LONGEST_MESSAGE).collect(),
+            error_type: cut(&error_type.into(), TYPE_BYTES),
+            message: cut(message.as_ref(), MESSAGE_BYTES),
         }
+    }
+
+    /// Returns the failure with the lengths that are kept. One that comes by signal may have any.
+    pub(crate) fn cut(self) -> Self {
+        Self::new(self.error_type, self.message)
+    }
+}
+
+/// Returns the beginning of a text whose JSON has at most so many bytes.
+fn cut(text: &str, bytes: usize) -> String {
+    let mut left = bytes;
+    let fits = |c: &char| {
+        let size = match c {
+            '"' | '\\' | '\n' | '\r' | '\t' => 2,
+            c if c.is_ascii_control() => 6,
+            c => c.len_utf8(),
+        };
+        let fits = size <= left;
+        left -= size.min(left);
+        fits
+    };
+    text.chars().take_while(fits).collect()
+}
+
+/// Returns an output that is small enough to be kept.
+pub(crate) fn within(output: Value, limit: usize) -> Result<Value, ItemFailure> {
+    match output.to_string().len() {
+        bytes if bytes > limit => Err(ItemFailure::new(
+            failure_types::OUTPUT_TOO_LARGE,
+            format!("the output is {bytes} bytes of JSON; at most {limit} are allowed"),
+        )),
+        _ => Ok(output),
     }
 }
 
@@ -66,4 +103,24 @@ pub struct FailedItem {
     pub item_id: String,
     /// The reason.
     pub failure: ItemFailure,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_failure_has_a_bounded_size_whatever_its_text(
+            error_type in "(\\PC|\\x00|\"|\\\\){0,300}",
+            message in "(\\PC|[\\x00-\\x1f]|\"|\\\\|Ж){0,1200}",
+        ) {
+            let failure: Result<(), _> = Err(ItemFailure::new(error_type, &message));
+            let json = serde_json::to_string(&failure).unwrap();
+            prop_assert!(json.len() <= FAILURE_BYTES, "{} bytes", json.len());
+            prop_assert!(message.starts_with(&failure.unwrap_err().message));
+        }
+    }
 }

@@ -139,7 +139,7 @@ pub(crate) struct FanoutSpec {
 }
 
 /// The most bytes of all outputs of running children together.
-const OUTPUT_BYTES: usize = 1_000_000;
+const OUTPUT_BYTES: usize = 500_000;
 const LARGEST_OUTPUT: usize = 256 * 1024;
 
 impl FanoutSpec {
@@ -261,6 +261,8 @@ pub(crate) struct WatchOrder {
     pub children: Vec<WatchedChild>,
     /// True if the children can be asked to report by signal.
     pub ask: bool,
+    /// The most bytes of one output.
+    pub output_limit: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

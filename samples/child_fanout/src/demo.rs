@@ -7,7 +7,7 @@ use std::{
 
 use temporal_batch::{BatchClient, settings::IfRunning};
 use temporal_batch_fanout::{
-    Fanout, FanoutHandle, FanoutOutcome, FanoutReport, Mode, OnFailure, failure_types,
+    AskError, Fanout, FanoutHandle, FanoutOutcome, FanoutReport, Mode, OnFailure, failure_types,
 };
 
 use crate::{
@@ -45,7 +45,15 @@ pub async fn batch(
         )
         .into());
     }
-    remove_earlier(&settings.folder.out, id)?;
+    check_folder(id)?;
+    // The shipments of a fan-out that runs are needed: this start attaches to it.
+    match FanoutHandle::of(client, id).progress().await {
+        Ok(seen) if seen.all_read && seen.completed == seen.total => {
+            remove_earlier(&settings.folder.out, id)?;
+        }
+        Err(AskError::NotFound { .. }) => remove_earlier(&settings.folder.out, id)?,
+        _ => {}
+    }
     let fanout = Fanout::over::<Fulfil>(id, orders.clone())
         .task_queue(QUEUE)
         .mode(mode)
@@ -76,6 +84,15 @@ pub async fn batch(
         done(&report)
     );
     Ok(())
+}
+
+/// Refuses an id that does not name a folder in another.
+fn check_folder(id: &str) -> Result<(), String> {
+    let mut parts = Path::new(id).components();
+    match (parts.next(), parts.next()) {
+        (Some(std::path::Component::Normal(name)), None) if name == id => Ok(()),
+        _ => Err(format!("the id \"{id}\" must be the name of a folder")),
+    }
 }
 
 fn remove_earlier(folder: &Path, id: &str) -> std::io::Result<()> {
@@ -206,5 +223,18 @@ fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure>
     match holds {
         true => Ok(()),
         false => Err(format!("verify: {}", otherwise()).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_names_a_folder_in_the_output_folder() {
+        for id in ["", ".", "..", "/", "/home/me", "a/b", "a/", "../a", "./a"] {
+            assert!(check_folder(id).is_err(), "{id}");
+        }
+        assert!(check_folder("BATCH-001").is_ok());
     }
 }

@@ -141,6 +141,7 @@ async fn feed_some(
             Outcome::Written | Outcome::AlreadyDone => fed.written += 1,
             Outcome::Failed { .. } => fed.failed += 1,
             Outcome::Refused { .. } => fed.refused += 1,
+            Outcome::Pending => {}
         }
     }
     if settled.contains(&false) {
@@ -150,7 +151,7 @@ async fn feed_some(
 }
 
 fn refused(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Refused { .. })
+    matches!(outcome, Outcome::Pending | Outcome::Refused { .. })
 }
 
 /// Submits requests, and waits for their outcomes.

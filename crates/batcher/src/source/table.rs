@@ -45,7 +45,7 @@ impl<DB: QueueDatabase> TableSource<DB> {
 #[async_trait]
 impl<DB: QueueDatabase> RequestSource for TableSource<DB> {
     async fn take(&mut self, limit: usize) -> Result<Box<dyn Taken>, PageError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = DB::begin_taking(&self.pool).await?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = DB::lock_rows(&mut transaction, limit).await?;
         let mut requests = Vec::with_capacity(rows.len());
@@ -108,6 +108,9 @@ pub trait QueueDatabase: Backend {
     async fn create_queue_table(pool: &Pool<Self>) -> Result<(), sqlx::Error>;
 
     #[doc(hidden)]
+    async fn begin_taking(pool: &Pool<Self>) -> Result<Transaction<'static, Self>, sqlx::Error>;
+
+    #[doc(hidden)]
     async fn lock_rows(
         connection: &mut Self::Connection,
         limit: i64,
@@ -122,7 +125,7 @@ pub trait QueueDatabase: Backend {
 
 /// Implements the trait. `sqlx` has no bounds for code that is generic over the databases.
 macro_rules! implement {
-    ($database:ty, $connection:ty, table: $table:literal, lock: $lock:literal) => {
+    ($database:ty, $connection:ty, table: $table:literal, lock: $lock:literal, begin: $pool:ident => $begin:expr) => {
         #[async_trait]
         #[allow(private_interfaces, reason = "no other crate calls these functions")]
         impl QueueDatabase for $database {
@@ -133,6 +136,12 @@ macro_rules! implement {
             async fn create_queue_table(pool: &Pool<Self>) -> Result<(), sqlx::Error> {
                 sqlx::raw_sql($table).execute(pool).await?;
                 Ok(())
+            }
+
+            async fn begin_taking(
+                $pool: &Pool<Self>,
+            ) -> Result<Transaction<'static, Self>, sqlx::Error> {
+                $begin
             }
 
             async fn lock_rows(
@@ -176,7 +185,8 @@ implement!(
 );
 ",
     lock: "SELECT request_id, routing_key, payload FROM temporal_batch_queue
-        ORDER BY position LIMIT $1 FOR UPDATE SKIP LOCKED"
+        ORDER BY position LIMIT $1 FOR UPDATE SKIP LOCKED",
+    begin: pool => pool.begin().await
 );
 
 #[cfg(feature = "mysql")]
@@ -190,5 +200,12 @@ implement!(
 ) ENGINE = InnoDB;
 ",
     lock: "SELECT request_id, routing_key, payload FROM temporal_batch_queue
-        ORDER BY position LIMIT ? FOR UPDATE SKIP LOCKED"
+        ORDER BY position LIMIT ? FOR UPDATE SKIP LOCKED",
+    begin: pool => {
+        use sqlx::Executor as _;
+        // The gap behind the last row must not be locked: programs add rows meanwhile.
+        let mut connection = pool.acquire().await?;
+        connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+        Transaction::begin(connection, None).await
+    }
 );

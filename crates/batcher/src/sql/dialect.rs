@@ -133,9 +133,10 @@ implement!(
     prune: "DELETE FROM temporal_batch_request WHERE written_at < ? LIMIT ?",
     begin: pool => {
         use sqlx::Executor as _;
-        // Without gaps that are locked, batches of different ids do not wait for each other.
+        // Without gaps that are locked, batches of different ids do not wait for each other. The level is that of the
+        // next transaction alone: the connection is the user's.
         let mut connection = pool.acquire().await?;
-        connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+        connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
         Transaction::begin(connection, None).await
     }
 );

@@ -64,7 +64,7 @@ impl BatcherState {
     }
 }
 
-fn plus(time: Timestamp, wait: Duration) -> Timestamp {
+pub(super) fn plus(time: Timestamp, wait: Duration) -> Timestamp {
     let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     Timestamp(time.0.saturating_add(wait))
 }

@@ -15,7 +15,11 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::{AddAssign, SubAssign},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use temporal_batch::Timestamp;
@@ -39,6 +43,8 @@ const MOST_REFUSALS: u32 = 1_000;
 const MOST_REFUSAL_BYTES: u64 = 128 * 1024;
 /// Requesters that one call tells.
 const CONFIRMED_AT_ONCE: usize = 200;
+/// How long a run that is to end waits for its calls. One that is stuck must not hold up the others.
+const LONGEST_DRAIN: Duration = Duration::from_secs(30);
 /// Calls that tell requesters at the same time.
 const MAX_CONFIRMING: usize = 4;
 
@@ -60,6 +66,13 @@ pub(crate) struct BatcherState {
     /// Batches of the run before that this run has to write again.
     #[serde(skip)]
     unfinished: BTreeSet<u64>,
+    /// Whether this run has begun what was due at its start. Without that, a stream of signals could end each run before
+    /// its first write.
+    #[serde(skip)]
+    has_begun: bool,
+    /// The time since which this run only waits for its calls.
+    #[serde(skip)]
+    draining_since: Option<Timestamp>,
     #[serde(skip)]
     held: Amount,
     #[serde(skip)]
@@ -77,13 +90,25 @@ struct Amount {
 
 impl Amount {
     fn add(&mut self, bytes: u64) {
-        self.count += 1;
-        self.bytes += bytes;
+        *self += Self { count: 1, bytes };
     }
 
     fn remove(&mut self, bytes: u64) {
-        self.count -= 1;
-        self.bytes -= bytes;
+        *self -= Self { count: 1, bytes };
+    }
+}
+
+impl AddAssign for Amount {
+    fn add_assign(&mut self, other: Self) {
+        self.count += other.count;
+        self.bytes += other.bytes;
+    }
+}
+
+impl SubAssign for Amount {
+    fn sub_assign(&mut self, other: Self) {
+        self.count -= other.count;
+        self.bytes -= other.bytes;
     }
 }
 
@@ -99,13 +124,40 @@ struct Held {
 }
 
 impl Held {
-    fn held_bytes(&self) -> u64 {
-        self.bytes + reply_bytes(&self.reply_to)
+    /// Returns what counts towards the limits. The answers to its requesters count no more, so a shard that had room for
+    /// the request has room for them.
+    fn amount(&self) -> Amount {
+        let mut amount = Amount::default();
+        amount.add(self.bytes + BYTES_OF_ENTRY);
+        for (before, to) in self.reply_to.iter().enumerate() {
+            amount += self.amount_of_requester(before, to);
+        }
+        amount
+    }
+
+    /// Returns what a requester adds, with so many before it. The entry of the request is that of the first one too.
+    fn amount_of_requester(&self, before: usize, to: &str) -> Amount {
+        match before {
+            0 => Amount {
+                count: 0,
+                bytes: json_bytes(to),
+            },
+            _ => Amount {
+                count: 1,
+                bytes: answer_bytes(to, &self.request.id),
+            },
+        }
     }
 }
 
-fn reply_bytes(reply_to: &[String]) -> u64 {
-    reply_to.iter().map(|to| to.len() as u64).sum::<u64>() + BYTES_OF_ENTRY
+/// Returns what an answer counts towards the limit, without its error.
+fn answer_bytes(to: &str, request_id: &str) -> u64 {
+    json_bytes(to) + json_bytes(request_id) + BYTES_OF_ENTRY
+}
+
+/// Returns the length of a text in the input of the next run.
+fn json_bytes(text: &str) -> u64 {
+    serde_json::to_string(text).map_or(0, |json| json.len() as u64)
 }
 
 /// A batch that is being written.
@@ -126,7 +178,7 @@ struct Answer {
 
 impl Answer {
     fn refusal_bytes(&self) -> u64 {
-        (self.to.len() + self.confirmation.request_id.len()) as u64 + BYTES_OF_ENTRY
+        answer_bytes(&self.to, &self.confirmation.request_id)
     }
 }
 
@@ -134,7 +186,7 @@ impl Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HandOver {
     No,
-    /// Once the writes in flight are done. Until then nothing new begins.
+    /// Once the writes in flight are done, or have taken too long. Until then nothing new begins.
     Due,
     /// Now. The next run writes again what is in flight.
     Overdue,
@@ -166,7 +218,7 @@ impl BatcherState {
         let writing = self.writing.values().flat_map(|batch| &batch.requests);
         for held in self.pending.iter().chain(writing) {
             self.ids.insert(held.request.id.clone());
-            self.held.add(held.held_bytes());
+            self.held += held.amount();
         }
         for answer in &self.answers {
             match answer.held_bytes {
@@ -191,6 +243,11 @@ impl BatcherState {
         } = submission;
         for request in requests {
             self.stats.received += 1;
+            // Whatever this submission says, the request is written.
+            if self.ids.contains(&request.id) {
+                self.join(batcher, request.id, reply_to.as_ref());
+                continue;
+            }
             let refused = match shards == batcher.shards {
                 true => self.take(batcher, now, &request, reply_to.as_ref()).err(),
                 false => Some(Refusal::OtherShards {
@@ -212,9 +269,6 @@ impl BatcherState {
         reply_to: Option<&String>,
     ) -> Result<(), Refusal> {
         batcher.check_request(request)?;
-        if self.ids.contains(&request.id) {
-            return self.join(batcher, &request.id, reply_to);
-        }
         if self.stopping {
             return Err(Refusal::ShuttingDown);
         }
@@ -224,44 +278,48 @@ impl BatcherState {
             received_at: now,
             bytes: request.bytes() as u64,
         };
-        self.check_room(batcher, 1, held.held_bytes())?;
-        self.held.add(held.held_bytes());
+        Self::check_room(batcher, self.held, held.amount())?;
+        self.held += held.amount();
         self.ids.insert(request.id.clone());
         self.pending.push_back(held);
         Ok(())
     }
 
     /// Adds a requester to a request that is held already.
-    fn join(
-        &mut self,
-        batcher: &Batcher,
-        id: &str,
-        reply_to: Option<&String>,
-    ) -> Result<(), Refusal> {
+    fn join(&mut self, batcher: &Batcher, id: String, reply_to: Option<&String>) {
         self.stats.duplicates += 1;
         let Some(to) = reply_to else {
-            return Ok(());
+            return;
         };
-        self.check_room(batcher, 0, to.len() as u64)?;
         let writing = self.writing.values_mut().flat_map(|b| &mut b.requests);
-        let held = self.pending.iter_mut().chain(writing);
-        if let Some(held) = held.into_iter().find(|held| held.request.id == id)
-            && !held.reply_to.contains(to)
-        {
-            held.reply_to.push(to.clone());
-            self.held.bytes += to.len() as u64;
+        let mut held = self.pending.iter_mut().chain(writing);
+        let Some(held) = held.find(|held| held.request.id == id) else {
+            return;
+        };
+        if held.reply_to.contains(to) {
+            return;
         }
-        Ok(())
+        let more = held.amount_of_requester(held.reply_to.len(), to);
+        if Self::check_room(batcher, self.held, more).is_ok() {
+            held.reply_to.push(to.clone());
+            self.held += more;
+            return;
+        }
+        let confirmation = Confirmation {
+            request_id: id,
+            outcome: Outcome::Pending,
+        };
+        self.answer(to, confirmation);
     }
 
-    fn check_room(&self, batcher: &Batcher, count: u32, bytes: u64) -> Result<(), Refusal> {
+    fn check_room(batcher: &Batcher, held: Amount, more: Amount) -> Result<(), Refusal> {
         let limits = &batcher.limits;
-        let is_full = self.held.count + count > limits.max_pending
-            || self.held.bytes + bytes > limits.max_pending_bytes;
+        let is_full = held.count + more.count > limits.max_pending
+            || held.bytes + more.bytes > limits.max_pending_bytes;
         match is_full {
             true => Err(Refusal::Full {
-                held: self.held.count,
-                bytes: self.held.bytes,
+                held: held.count,
+                bytes: held.bytes,
                 max_pending: limits.max_pending,
                 max_pending_bytes: limits.max_pending_bytes,
             }),
@@ -270,7 +328,13 @@ impl BatcherState {
     }
 
     fn refuse(&mut self, request_id: String, reply_to: Option<&String>, reason: Refusal) {
-        self.stats.refused += 1;
+        let mut recent = self.recent.iter();
+        let is_done = recent.any(|c| c.request_id == request_id && c.outcome.is_done());
+        let outcome = match is_done {
+            true => Outcome::AlreadyDone,
+            false => Outcome::Refused { reason },
+        };
+        self.stats.count(&outcome);
         // An id of any length would make the state grow.
         let request_id = match crate::request::is_valid_id(&request_id) {
             true => request_id,
@@ -278,14 +342,18 @@ impl BatcherState {
         };
         let confirmation = Confirmation {
             request_id,
-            outcome: Outcome::Refused { reason },
+            outcome,
         };
         self.remember(&confirmation);
-        let Some(to) = reply_to else {
-            return;
-        };
+        if let Some(to) = reply_to {
+            self.answer(to, confirmation);
+        }
+    }
+
+    /// Answers a submission that was not taken.
+    fn answer(&mut self, to: &str, confirmation: Confirmation) {
         let answer = Answer {
-            to: to.clone(),
+            to: to.to_owned(),
             confirmation,
             held_bytes: 0,
         };
@@ -310,8 +378,8 @@ impl BatcherState {
         for (held, outcome) in batch.requests.into_iter().zip(report.outcomes) {
             self.stats.count(&outcome);
             self.ids.remove(&held.request.id);
-            self.held.remove(held.held_bytes());
-            let outcome = self.fitting(outcome);
+            self.held -= held.amount();
+            let outcome = self.fitting(outcome, held.reply_to.len());
             let outcome_bytes = bytes_of_failure(&outcome);
             let confirmation = Confirmation {
                 request_id: held.request.id,
@@ -319,8 +387,7 @@ impl BatcherState {
             };
             self.remember(&confirmation);
             for to in held.reply_to {
-                let ids = (to.len() + confirmation.request_id.len()) as u64;
-                let held_bytes = ids + outcome_bytes + BYTES_OF_ENTRY;
+                let held_bytes = answer_bytes(&to, &confirmation.request_id) + outcome_bytes;
                 self.held.add(held_bytes);
                 self.answers.push_back(Answer {
                     to,
@@ -333,8 +400,8 @@ impl BatcherState {
 
     /// Returns the outcome without its error where that would make the input of the next run too large. The dead
     /// letter has the error.
-    fn fitting(&self, outcome: Outcome) -> Outcome {
-        let bytes = self.held.bytes + bytes_of_failure(&outcome);
+    fn fitting(&self, outcome: Outcome, requesters: usize) -> Outcome {
+        let bytes = self.held.bytes + bytes_of_failure(&outcome) * requesters as u64;
         match outcome {
             Outcome::Failed { .. } if bytes > MOST_PENDING_BYTES => {
                 Outcome::failed("SeeDeadLetter", "")
@@ -397,10 +464,32 @@ impl BatcherState {
     pub fn next(&mut self, batcher: &Batcher, now: Timestamp, hand_over: HandOver) -> Step {
         match hand_over {
             HandOver::Overdue => return Step::HandOver,
-            HandOver::Due if self.running() == 0 => return Step::HandOver,
-            HandOver::Due => return Step::Wait(None),
-            HandOver::No => {}
+            HandOver::Due if self.has_begun => return self.drain(now),
+            HandOver::Due => {}
+            HandOver::No => self.draining_since = None,
         }
+        let step = self.work(batcher, now);
+        if !matches!(step, Step::Wait(_)) {
+            return step;
+        }
+        self.has_begun = true;
+        match hand_over {
+            HandOver::Due => self.drain(now),
+            _ => step,
+        }
+    }
+
+    /// Waits for the calls, but not for ever: the next run repeats those that are stuck, and goes on with the others.
+    fn drain(&mut self, now: Timestamp) -> Step {
+        let since = *self.draining_since.get_or_insert(now);
+        let until = flush::plus(since, LONGEST_DRAIN);
+        match self.running() == 0 || until <= now {
+            true => Step::HandOver,
+            false => Step::Wait(Some(until)),
+        }
+    }
+
+    fn work(&mut self, batcher: &Batcher, now: Timestamp) -> Step {
         if let Some(number) = self.unfinished.pop_first() {
             return Step::Write(number);
         }

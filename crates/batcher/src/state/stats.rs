@@ -33,7 +33,7 @@ pub struct Stats {
     pub confirmed: u64,
     /// Confirmations whose requester was gone or could not be reached.
     pub confirmations_failed: u64,
-    /// Times that a shard has continued as new.
+    /// Runs: 1 for a shard that has not continued as new yet.
     pub runs: u64,
     /// Requests that wait for a batch, now.
     pub pending: u64,
@@ -53,7 +53,8 @@ impl Stats {
             Outcome::Written => self.written += 1,
             Outcome::AlreadyDone => self.already_done += 1,
             Outcome::Failed { .. } => self.failed += 1,
-            // A writer cannot refuse.
+            // A writer cannot answer these.
+            Outcome::Pending => {}
             Outcome::Refused { .. } => self.refused += 1,
         }
     }

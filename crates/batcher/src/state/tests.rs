@@ -147,7 +147,7 @@ impl World {
                 }
                 Step::HandOver => {
                     let json = serde_json::to_string(&self.state).unwrap();
-                    assert!(json.len() < 400_000, "{} bytes are carried", json.len());
+                    self.check_carried();
                     let state: BatcherState = serde_json::from_str(&json).unwrap();
                     self.state = state.resumed();
                     self.writes.clear();
@@ -160,6 +160,20 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What a shard holds takes no more room in the input of the next run than it counts.
+    fn check_carried(&self) {
+        let mut held = self.state.clone();
+        held.recent.clear();
+        held.stats = Stats::default();
+        held.answers.retain(|answer| answer.held_bytes > 0);
+        for answers in held.confirming.values_mut() {
+            answers.retain(|answer| answer.held_bytes > 0);
+        }
+        let json = serde_json::to_string(&held).unwrap().len() as u64;
+        let counted = self.state.held.bytes;
+        assert!(json < counted + 1_500, "{json} bytes, {counted} counted");
     }
 
     fn write(&mut self, number: u64) {
@@ -211,12 +225,10 @@ impl World {
         assert_eq!(recounted.held, self.state.held);
         assert_eq!(recounted.refusals, self.state.refusals);
         assert_eq!(recounted.ids, self.state.ids);
-        assert!(self.state.held.count <= 40 + 40, "{:?}", self.state.held);
-        assert!(
-            self.state.held.bytes <= 6_000 + 40 * 2 * 107,
-            "{:?}",
-            self.state.held
-        );
+        let held = self.state.held;
+        assert!(held.count <= 40, "{held:?}");
+        // An answer with an error may be longer than the request.
+        assert!(held.bytes <= 6_000 + 40 * 300, "{held:?}");
     }
 
     /// Lets everything that has begun end well.
@@ -257,8 +269,7 @@ proptest! {
         let stats = world.state.stats();
         prop_assert_eq!(stats.held, 0);
         prop_assert_eq!(stats.held_bytes, 0);
-        let ended = stats.written + stats.failed + stats.duplicates + stats.refused;
-        // A duplicate that found no room for its requester is refused too.
+        let ended = stats.written + stats.already_done + stats.failed + stats.duplicates + stats.refused;
         prop_assert!(ended >= stats.received);
     }
 
@@ -381,6 +392,114 @@ fn failures_of_all_requests_fit_into_the_input_of_the_next_run() {
     assert!(state.stats().failed > 5_000, "{:?}", state.stats());
     let json = serde_json::to_string(&state).unwrap();
     assert!(json.len() < 2_000_000, "{} bytes", json.len());
+}
+
+/// Each requester of an id is an answer to come.
+#[test]
+fn many_requesters_of_one_request_fit_into_the_input_of_the_next_run() {
+    let batcher = Batcher::new("orders", "rows", "queue").max_pending(100_000);
+    let batcher = batcher.max_pending_bytes(1_200_000);
+    let mut state = BatcherState::default();
+    for from in 0..20_000 {
+        let submission = Submission {
+            shards: 1,
+            reply_to: Some(format!("\"requester\"-{from}")),
+            requests: vec![Request::new("r", 1)],
+        };
+        state.submitted(&batcher, Timestamp(0), submission);
+    }
+    state.shut_down();
+    let number = loop {
+        match state.next(&batcher, Timestamp(0), HandOver::No) {
+            Step::Write(number) => break number,
+            Step::Confirm(_) => {}
+            step => panic!("{step:?} before the write"),
+        }
+    };
+    let outcomes = vec![Outcome::failed("Poison", &"no".repeat(100))];
+    state.written(number, WriteReport { outcomes });
+    assert!(state.answers.len() > 5_000, "{:?}", state.stats());
+    let json = serde_json::to_string(&state).unwrap();
+    assert!(json.len() < 2_000_000, "{} bytes", json.len());
+}
+
+fn submit_some(state: &mut BatcherState, from: u8) {
+    let ids: Vec<_> = (from..from + 5).collect();
+    let submission = submission(&ids, 10, 0);
+    state.submitted(&batcher(), Timestamp(0), submission);
+}
+
+/// A caller that reads "refused" may write elsewhere.
+#[test]
+fn a_request_that_is_held_or_written_is_never_refused() {
+    let batcher = batcher().max_pending(5);
+    let mut state = BatcherState::default();
+    submit_some(&mut state, 0);
+    let again = |from, shards| Submission {
+        shards,
+        ..submission(&[0], 10, from)
+    };
+    state.submitted(&batcher, Timestamp(0), again(0, 1));
+    assert!(state.answers.is_empty(), "{:?}", state.answers);
+    for (from, shards) in [(1, 1), (1, 3)] {
+        state.submitted(&batcher, Timestamp(0), again(from, shards));
+        let answer = state.answers.pop_back().unwrap();
+        assert_eq!(answer.confirmation.outcome, Outcome::Pending);
+        assert_eq!(state.known("r0"), Known::Pending);
+    }
+    state.refusals = Amount::default();
+    assert_eq!(
+        state.next(&batcher, Timestamp(0), HandOver::No),
+        Step::Write(0)
+    );
+    let outcomes = vec![Outcome::Written; 5];
+    state.written(0, WriteReport { outcomes });
+    state.shut_down();
+    state.submitted(&batcher, Timestamp(0), again(1, 3));
+    let answer = state.answers.pop_back().unwrap();
+    assert_eq!(answer.confirmation.outcome, Outcome::AlreadyDone);
+    assert_eq!(state.stats().refused, 0);
+}
+
+fn next_run(state: &BatcherState) -> BatcherState {
+    let json = serde_json::to_string(state).unwrap();
+    let carried: BatcherState = serde_json::from_str(&json).unwrap();
+    carried.resumed()
+}
+
+#[test]
+fn a_stuck_write_does_not_hold_up_a_run_that_is_to_end() {
+    let mut state = BatcherState::default();
+    submit_some(&mut state, 0);
+    let mut next = |now, hand_over| state.next(&batcher(), Timestamp(now), hand_over);
+    assert_eq!(next(0, HandOver::No), Step::Write(0));
+    assert_eq!(next(0, HandOver::No), Step::Wait(None));
+    let until = Step::Wait(Some(Timestamp(31_000)));
+    assert_eq!(next(1_000, HandOver::Due), until);
+    assert_eq!(next(30_999, HandOver::Due), until);
+    assert_eq!(next(31_000, HandOver::Due), Step::HandOver);
+    let mut state = next_run(&state);
+    let again = state.next(&batcher(), Timestamp(31_000), HandOver::No);
+    assert_eq!(again, Step::Write(0));
+}
+
+/// A stream of signals makes the end of each run due at its start.
+#[test]
+fn each_run_begins_what_is_due_before_it_ends() {
+    let mut state = BatcherState::default();
+    for run in 0..5 {
+        submit_some(&mut state, run * 5);
+        let step = state.next(&batcher(), Timestamp(0), HandOver::Due);
+        assert!(matches!(step, Step::Write(_)), "run {run}: {step:?}");
+        state = next_run(&state);
+    }
+}
+
+#[test]
+fn a_run_with_nothing_to_begin_ends_at_once() {
+    let mut state = BatcherState::default();
+    let step = state.next(&batcher(), Timestamp(0), HandOver::Due);
+    assert_eq!(step, Step::HandOver);
 }
 
 #[test]

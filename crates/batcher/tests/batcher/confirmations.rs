@@ -91,7 +91,7 @@ async fn the_errors_of_a_requester_are_told_apart() {
         temporal_batch_batcher::Batcher::new(format!("{}-other", town.env.queue), "sink", "q");
     let broken = Requesters::without_submit_activities(&format!("{}-broken", town.env.queue)).await;
     let unsubmitted = answer(&broken.request(&nobody, request(9), LONG).await).await;
-    assert!(unsubmitted.starts_with("SubmitFailed: "), "{unsubmitted}");
+    assert!(unsubmitted.starts_with("SubmitUnknown: "), "{unsubmitted}");
 }
 
 #[tokio::test]

@@ -91,6 +91,16 @@ where
     assert_eq!(taken.requests().len(), 10);
     drop(taken);
 
+    // Programs add rows while all of them are taken.
+    let taken = lost.take(1_000).await.unwrap();
+    let more = format!(
+        "INSERT INTO temporal_batch_queue (request_id, payload) VALUES {}",
+        row(700)
+    );
+    let added = script(&home.pool, &more);
+    within("a row is added", added).await.unwrap();
+    drop(taken);
+
     let feeder = || {
         let (client, pool, database) = (town.client(), pool.clone(), home.pool.clone());
         async move {
@@ -106,7 +116,7 @@ where
         }
     };
     let (a, b): (Fed, Fed) = futures::join!(feeder(), feeder());
-    assert!(a.written + b.written <= 700, "{a:?} {b:?}");
-    let expected: Vec<_> = (0..700).map(|i| format!("q{i:05}")).collect();
+    assert!(a.written + b.written <= 701, "{a:?} {b:?}");
+    let expected: Vec<_> = (0..=700).map(|i| format!("q{i:05}")).collect();
     assert_eq!(home.rows().await, expected);
 }

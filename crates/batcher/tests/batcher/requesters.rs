@@ -64,6 +64,8 @@ impl PlaceOrder {
                 let kind = match &error {
                     SubmitError::Invalid(_) => "Invalid",
                     SubmitError::SubmitFailed { .. } => "SubmitFailed",
+                    SubmitError::SubmitUnknown { .. } => "SubmitUnknown",
+                    SubmitError::Pending => "Pending",
                     SubmitError::Refused(_) => "Refused",
                     SubmitError::WriteFailed { .. } => "WriteFailed",
                     SubmitError::ConfirmationTimeout { .. } => "ConfirmationTimeout",

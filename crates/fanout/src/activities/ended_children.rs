@@ -15,7 +15,7 @@ use temporalio_client::{
 use temporalio_common::protos::temporal::api::enums::v1::WorkflowExecutionStatus as Status;
 
 use crate::{
-    outcome::{ItemFailure, failure_types as types},
+    outcome::{ItemFailure, failure_types as types, within},
     protocol::{ChildEnd, EndedChild, WatchOrder, WatchedChild},
     workflow::{ItemWorkflow, end_of_result, failure_of_cause},
 };
@@ -26,10 +26,19 @@ const LONGEST: Duration = Duration::from_secs(15);
 /// The calls at the same time.
 const AT_ONCE: usize = 10;
 
-/// Waits until children have ended whose outcomes are unknown to the fan-out, and returns these outcomes. Returns nothing
-/// once all children have ended and reported.
+/// The most bytes of the ends that one watch returns, besides the last of them. The next watch finds the others.
+const ENDS_BYTES: usize = 256 * 1024;
+
+/// Waits until children have ended whose outcomes are unknown to the fan-out, or until all have ended. Returns how they ended,
+/// as far as [`ENDS_BYTES`] go. A child that has reported is no reason to return, but the fan-out is told of it: the report
+/// may be lost if the fan-out was reset.
 pub(super) async fn wait(client: &Client, order: WatchOrder) -> Vec<EndedChild> {
-    let WatchOrder { mut children, ask } = order;
+    let WatchOrder {
+        mut children,
+        ask,
+        output_limit,
+    } = order;
+    let mut reported = Vec::new();
     if ask {
         let mut asked = Vec::new();
         for child in &children {
@@ -50,20 +59,44 @@ pub(super) async fn wait(client: &Client, order: WatchOrder) -> Vec<EndedChild> 
         for (child, end) in looked {
             match end {
                 None => children.push(child),
-                Some(ChildEnd::Reported) => {}
-                Some(end) => ended.push(EndedChild {
-                    position: child.position,
-                    end,
-                }),
+                Some(end) => {
+                    let position = child.position;
+                    let end = limited(end, output_limit);
+                    let known = end == ChildEnd::Reported;
+                    let ends = if known { &mut reported } else { &mut ended };
+                    ends.push(EndedChild { position, end });
+                }
             }
         }
         if !ended.is_empty() || children.is_empty() {
+            ended.append(&mut reported);
             ended.sort_by_key(|child| child.position);
-            return ended;
+            return as_far_as(ended, ENDS_BYTES);
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 3 / 2).min(LONGEST);
     }
+}
+
+/// Returns an end that is small enough to be kept.
+fn limited(end: ChildEnd, limit: usize) -> ChildEnd {
+    match end {
+        ChildEnd::Done(output) => {
+            within(output, limit).map_or_else(ChildEnd::Failed, ChildEnd::Done)
+        }
+        end => end,
+    }
+}
+
+/// Returns the first ends, at least one, as far as so many bytes of JSON go.
+fn as_far_as(ended: Vec<EndedChild>, bytes: usize) -> Vec<EndedChild> {
+    let mut taken = 0;
+    let fits = |child: &EndedChild| {
+        let fits = taken < bytes;
+        taken += serde_json::to_string(child).map_or(0, |json| json.len());
+        fits
+    };
+    ended.into_iter().take_while(fits).collect()
 }
 
 async fn look(
@@ -130,4 +163,31 @@ fn not_seen(child: &WatchedChild, error: &(dyn std::error::Error + 'static)) -> 
     let (child, error) = (&child.workflow_id, words(error));
     tracing::debug!(child, error, "could not look at a child");
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_ends_of_one_watch_fit_into_a_result() {
+        let large = |position| EndedChild {
+            position,
+            end: limited(ChildEnd::Done(json!("x".repeat(800_000))), 1_000),
+        };
+        let ended = as_far_as((0..1_000).map(large).collect(), ENDS_BYTES);
+        assert!(!ended.is_empty());
+        assert!(ended.iter().all(|child| matches!(
+            &child.end,
+            ChildEnd::Failed(failure) if failure.error_type == types::OUTPUT_TOO_LARGE
+        )));
+        let kept = |position| EndedChild {
+            position,
+            end: limited(ChildEnd::Done(json!("x".repeat(200_000))), 256 * 1024),
+        };
+        let ended = as_far_as((0..10).map(kept).collect(), ENDS_BYTES);
+        assert_eq!(ended.len(), 2);
+    }
 }

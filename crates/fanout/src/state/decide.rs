@@ -8,15 +8,20 @@ use serde_json::Value;
 
 use super::{FanoutState, Place, Stop, Unread};
 use crate::{
-    outcome::ItemOutcome,
+    outcome::{FAILURE_BYTES, ItemOutcome},
     protocol::{AggregateOrder, ClosePolicy, ReadOrder, WatchOrder, WatchedChild, child_id},
 };
 
 /// The distance that others may be ahead of the first unfinished item, besides the window. Their outcomes wait in the state,
 /// because they are folded in order.
 const AHEAD: u64 = 2_000;
-/// The bytes of outputs that wait before no further items are started.
-const WAITING_BYTES: usize = 256 * 1024;
+/// The most bytes of tracked items, with room for the outcomes of those that run. Together with a list of items, the result
+/// so far and the listed failures they go to the next run, in an input of at most 2 MiB.
+const TRACKED_BYTES: usize = 1_100_000;
+/// The bytes of a tracked item besides its id and its outcome.
+const ENTRY_BYTES: usize = 100;
+/// The bytes of an id that is not known yet.
+const ID_BYTES: usize = 200;
 /// The outcomes that are worth a fold before the end.
 const FOLD_FROM: usize = 100;
 /// The most outcomes of one fold.
@@ -127,7 +132,8 @@ impl FanoutState {
             Place::Open | Place::Adopted => !self.leaves_children(),
             Place::Ready | Place::Closed | Place::Skipped => false,
         };
-        !self.reading && self.folding.is_none() && !places.any(keeps)
+        let calls = self.reading || self.folding.is_some() || self.cancelling > 0;
+        !calls && !places.any(keeps)
     }
 
     fn cancel_children(&mut self, steps: &mut Vec<Step>) {
@@ -139,9 +145,12 @@ impl FanoutState {
         }
         for (position, tracked) in &mut self.carry.tracked {
             let runs = matches!(tracked.place, Place::Open | Place::Adopted);
+            // A workflow of the user's own may run on after its outcome is known.
+            let goes_on = tracked.outcome.is_none() || self.spec.child_type.is_some();
             // A child that is being started is cancelled once it has an answer from the server.
-            if runs && tracked.outcome.is_none() && !tracked.cancelled {
+            if runs && goes_on && !tracked.cancelled {
                 tracked.cancelled = true;
+                self.cancelling += u32::from(tracked.place == Place::Adopted);
                 steps.push(Step::Cancel {
                     position: *position,
                     id: tracked.id.clone(),
@@ -168,7 +177,8 @@ impl FanoutState {
                 room -= 1;
             }
         }
-        while room > 0 && self.ahead() > 0 {
+        let mut ahead = self.ahead();
+        while room > 0 && ahead > 0 {
             let Unread::List(items) = &mut self.carry.unread else {
                 return;
             };
@@ -177,6 +187,7 @@ impl FanoutState {
             };
             let position = self.carry.next;
             self.take(given);
+            ahead -= self.carry.next - position;
             if let Some(tracked) = self.carry.tracked.get_mut(&position)
                 && tracked.place == Place::Ready
             {
@@ -191,17 +202,37 @@ impl FanoutState {
         }
     }
 
-    /// Returns how many more items may be read, as far as waiting outcomes are concerned.
+    /// Returns how many more items may be read, as far as their outcomes are concerned.
     fn ahead(&self) -> u64 {
-        let waiting = self.carry.tracked.values().map(|t| match &t.outcome {
-            Some(Ok(output)) => output.to_string().len(),
-            _ => 0,
+        let to_come = self.spec.output_limit().max(FAILURE_BYTES);
+        let held = self.carry.tracked.values().map(|tracked| {
+            let escaped = tracked.id.bytes().filter(|b| matches!(b, b'"' | b'\\'));
+            let outcome = match tracked.outcome {
+                Some(_) => tracked.bytes,
+                None => to_come,
+            };
+            ENTRY_BYTES + tracked.id.len() + escaped.count() + outcome
         });
-        if waiting.sum::<usize>() >= WAITING_BYTES {
-            return 0;
-        }
+        let room = TRACKED_BYTES.saturating_sub(held.sum());
+        let by_bytes = room / (ENTRY_BYTES + ID_BYTES + to_come);
         let span = self.carry.next - self.carry.folded;
-        (AHEAD + u64::from(self.spec.window)).saturating_sub(span)
+        (AHEAD + u64::from(self.spec.window))
+            .saturating_sub(span)
+            .min(by_bytes as u64)
+    }
+
+    /// Returns how many items are read at once.
+    fn page(&self) -> u32 {
+        self.spec.page_size.min(self.spec.window)
+    }
+
+    /// Returns whether outcomes that wait are in the way of further items.
+    fn is_held_up(&self) -> bool {
+        let next = match self.carry.unread {
+            Unread::Source { .. } => self.page(),
+            Unread::List(_) | Unread::Nothing => 1,
+        };
+        self.ahead() < u64::from(next)
     }
 
     fn read(&mut self) -> Option<ReadOrder> {
@@ -214,7 +245,7 @@ impl FanoutState {
         else {
             return None;
         };
-        let page = self.spec.page_size.min(self.spec.window);
+        let page = self.page();
         let free = (self.spec.window as usize).saturating_sub(self.open());
         let is_due = !self.reading && free >= page as usize && self.ahead() >= u64::from(page);
         let order = is_due.then(|| ReadOrder {
@@ -248,7 +279,7 @@ impl FanoutState {
             }
             end = position + 1;
             if let Some(result) = result {
-                bytes += result.as_ref().map_or(0, |output| output.to_string().len());
+                bytes += tracked.bytes;
                 outcomes.push(ItemOutcome {
                     position: *position,
                     item_id: tracked.id.clone(),
@@ -259,7 +290,7 @@ impl FanoutState {
         let over = self.is_over();
         let last = over && end == self.carry.next;
         let is_worth_it = outcomes.len() >= FOLD_FROM || full || bytes >= FOLD_BYTES;
-        let presses = !outcomes.is_empty() && self.ahead() == 0;
+        let presses = !outcomes.is_empty() && self.is_held_up();
         if !(over || is_worth_it || presses) {
             return None;
         }
@@ -290,6 +321,7 @@ impl FanoutState {
         Some(WatchOrder {
             children,
             ask: self.spec.child_type.is_none(),
+            output_limit: self.spec.output_limit(),
         })
     }
 }

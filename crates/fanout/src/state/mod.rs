@@ -34,7 +34,7 @@ use serde_json::Value;
 pub(crate) use decide::{Next, Step, without_duplicates};
 
 use crate::{
-    outcome::{FailedItem, ItemFailure, failure_types},
+    outcome::{FailedItem, ItemFailure, failure_types, within},
     progress::Progress,
     protocol::{
         ChildEnd, Duplicates, FanoutInput, FanoutSpec, GivenItem, ItemDone, ItemsRead, OnFailure,
@@ -70,6 +70,9 @@ pub(crate) struct Tracked {
     /// True if the child was asked to cancel.
     #[serde(default)]
     pub cancelled: bool,
+    /// The bytes of the outcome as JSON.
+    #[serde(skip)]
+    pub bytes: usize,
 }
 
 /// The rest of the items.
@@ -157,6 +160,8 @@ pub(crate) struct FanoutState {
     /// The end of the positions that are being folded, and whether they are the last.
     folding: Option<(u64, bool)>,
     watching: bool,
+    /// The requests to cancel adopted children that have no answer.
+    cancelling: u32,
     must_hand_over: bool,
     /// The bytes of items and outputs in the history of this run.
     bytes: usize,
@@ -173,12 +178,16 @@ impl FanoutState {
         for (position, tracked) in &mut carry.tracked {
             // A refused duplicate must not hide the item that it duplicates.
             ids.entry(tracked.id.clone()).or_insert(*position);
+            tracked.bytes = tracked.outcome.as_ref().map_or(0, json_bytes);
             if matches!(tracked.place, Place::Open | Place::Starting) {
-                // A child that has reported does so only once.
-                tracked.place = match tracked.outcome {
-                    Some(_) => Place::Closed,
-                    None => Place::Adopted,
+                // A child of the fan-out's own type reports only at its end.
+                let has_ended = tracked.outcome.is_some() && spec.child_type.is_none();
+                tracked.place = match has_ended {
+                    true => Place::Closed,
+                    false => Place::Adopted,
                 };
+                // The server drops the requests of a run that has ended.
+                tracked.cancelled = false;
             }
         }
         Self {
@@ -188,6 +197,7 @@ impl FanoutState {
             reading: false,
             folding: None,
             watching: false,
+            cancelling: 0,
             must_hand_over: false,
             bytes: 0,
             version: 0,
@@ -246,8 +256,8 @@ impl FanoutState {
             self.carry.stray += 1;
             return false;
         };
-        if tracked.place == Place::Adopted {
-            // It reports at its end, and nothing else tells this run of its end.
+        if tracked.place == Place::Adopted && self.spec.child_type.is_none() {
+            // It reports at its end. A workflow of the user's own may go on.
             tracked.place = Place::Closed;
         }
         if tracked.outcome.is_some() || tracked.place == Place::Ready {
@@ -258,18 +268,20 @@ impl FanoutState {
         true
     }
 
+    /// Records a signal that cannot be read.
+    pub fn unreadable_report(&mut self) {
+        self.version += 1;
+        self.carry.stray += 1;
+    }
+
     fn settle(&mut self, position: u64, result: Result<Value, ItemFailure>) {
         let limit = self.spec.output_limit();
-        let result = result.and_then(|output| match output.to_string().len() {
-            bytes if bytes > limit => Err(ItemFailure::new(
-                failure_types::OUTPUT_TOO_LARGE,
-                format!("the output is {bytes} bytes of JSON; at most {limit} are allowed"),
-            )),
-            _ => Ok(output),
-        });
+        let result = result.and_then(|output| within(output, limit));
+        let result = result.map_err(ItemFailure::cut);
         let Some(tracked) = self.carry.tracked.get_mut(&position) else {
             return;
         };
+        tracked.bytes = json_bytes(&result);
         self.carry.completed += 1;
         if let Err(failure) = &result {
             let id = tracked.id.clone();
@@ -349,6 +361,7 @@ impl FanoutState {
             item: (!is_known).then_some(item),
             outcome: None,
             cancelled: false,
+            bytes: 0,
         };
         self.carry.tracked.insert(position, tracked);
         if is_known {
@@ -411,6 +424,21 @@ impl FanoutState {
         }
     }
 
+    /// Records that the server has answered the request to cancel an adopted child.
+    pub fn cancel_answered(&mut self) {
+        self.version += 1;
+        self.cancelling = self.cancelling.saturating_sub(1);
+    }
+
+    /// Ends the fan-out because its state is too large for another run.
+    pub fn too_large(&mut self, bytes: usize) {
+        self.version += 1;
+        let stop = Stop::Failed(format!(
+            "its state is {bytes} bytes of JSON, which is too much for the next run"
+        ));
+        self.carry.stop = Some(stop);
+    }
+
     pub fn cancel(&mut self, reason: &str) {
         self.version += 1;
         self.carry.stop = Some(Stop::Cancelled(reason.to_owned()));
@@ -449,4 +477,8 @@ impl FanoutState {
             |t: &&Tracked| matches!(t.place, Place::Starting | Place::Open | Place::Adopted);
         self.carry.tracked.values().filter(is_open).count()
     }
+}
+
+fn json_bytes(outcome: &Result<Value, ItemFailure>) -> usize {
+    serde_json::to_string(outcome).map_or(0, |json| json.len())
 }

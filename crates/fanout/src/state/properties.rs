@@ -13,7 +13,7 @@ use crate::{
         ChildEnd, ClosePolicy, FanoutInput, FanoutSpec, GivenItem, ItemDone, ItemsRead, Mode,
         OnFailure, Tolerate,
     },
-    state::{Carry, Unread, without_duplicates},
+    state::{Carry, Stop, Unread, without_duplicates},
 };
 
 /// The behaviour of the child of an item.
@@ -29,6 +29,8 @@ enum Fate {
     ReportsAndDies,
     Dies,
     CannotStart,
+    /// The child signals, and ends only if it is cancelled, once the fan-out stops.
+    Endless,
 }
 
 #[derive(Clone, Debug)]
@@ -39,8 +41,6 @@ struct Case {
     from_source: bool,
     /// The choices among the events that are possible.
     order: Vec<u16>,
-    /// The number of events of a run.
-    events_per_run: u32,
     cancel_after: Option<u8>,
 }
 
@@ -53,6 +53,7 @@ fn fate() -> impl Strategy<Value = Fate> {
         1 => Just(Fate::ReportsAndDies),
         1 => Just(Fate::Dies),
         1 => Just(Fate::CannotStart),
+        1 => Just(Fate::Endless),
     ]
 }
 
@@ -79,7 +80,13 @@ fn close() -> impl Strategy<Value = ClosePolicy> {
 fn cases() -> impl Strategy<Value = Case> {
     (
         prop::collection::vec((0..60u8, fate()), 0..60),
-        (1..8u32, 1..10u32, any::<bool>(), any::<bool>()),
+        (
+            1..8u32,
+            1..10u32,
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+        ),
         (policy(), close()),
         prop::collection::vec(any::<u16>(), 1..400),
         5..60u32,
@@ -88,7 +95,7 @@ fn cases() -> impl Strategy<Value = Case> {
         .prop_map(
             |(
                 items,
-                (window, page_size, signals, from_source),
+                (window, page_size, signals, from_source, own_type),
                 (on_failure, close),
                 order,
                 events_per_run,
@@ -107,12 +114,12 @@ fn cases() -> impl Strategy<Value = Case> {
                         on_failure,
                         close,
                         events_per_run,
+                        child_type: own_type.then(|| "own".to_owned()),
                         ..spec()
                     },
                     items,
                     from_source,
                     order,
-                    events_per_run,
                     cancel_after,
                 }
             },
@@ -129,6 +136,7 @@ enum Event {
     Read,
     Folded,
     Watch,
+    CancelAnswered,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -152,6 +160,8 @@ struct World {
     reading: Option<(usize, u32)>,
     fold: Option<(Vec<(u64, bool)>, bool)>,
     watched: Option<BTreeSet<u64>>,
+    /// The adopted children that are to be cancelled, by requests without an answer.
+    cancelling: Vec<u64>,
     folded: Vec<u64>,
     results: BTreeMap<u64, bool>,
     started: BTreeSet<String>,
@@ -196,6 +206,7 @@ impl World {
             reading: None,
             fold: None,
             watched: None,
+            cancelling: Vec::new(),
             folded: Vec::new(),
             results: BTreeMap::new(),
             started: BTreeSet::new(),
@@ -234,6 +245,14 @@ impl World {
                     .map(|o| (o.position, o.result.is_ok()));
                 self.fold = Some((outcomes.collect(), order.last));
             }
+            Step::Cancel {
+                position,
+                adopted: true,
+                ..
+            } => {
+                assert!(!self.cancelling.contains(&position), "cancelled twice");
+                self.cancelling.push(position);
+            }
             Step::Cancel { position, .. } => {
                 if let Some((_, _, Child::Running { cancelled, .. })) =
                     self.children.get_mut(&position)
@@ -261,9 +280,15 @@ impl World {
                 Child::Running {
                     reports_left: 1.., ..
                 } => possible.push(Event::Report(*position)),
+                Child::Running {
+                    cancelled: false, ..
+                } if *fate == Fate::Endless && self.is_stopping() => {}
                 Child::Running { .. } => possible.push(Event::Ended(*position)),
                 Child::Unseen => {}
             }
+        }
+        if !self.cancelling.is_empty() {
+            possible.push(Event::CancelAnswered);
         }
         if self.reading.is_some() {
             possible.push(Event::Read);
@@ -282,6 +307,12 @@ impl World {
         possible
     }
 
+    /// Returns whether children are cancelled.
+    fn is_stopping(&self) -> bool {
+        let stop = &self.state.carry.stop;
+        matches!(stop, Some(Stop::Cancelled(_) | Stop::FailFast(_)))
+    }
+
     /// Returns whether the end of a child is more than that it has reported.
     fn is_news(&self, position: u64) -> bool {
         self.children.get(&position).is_some_and(|(_, fate, _)| {
@@ -296,6 +327,8 @@ impl World {
                 let (_, fate, child) = self.children.get_mut(&position).unwrap();
                 let reports_left = match fate {
                     Fate::Reports | Fate::ReportsAndDies if asked => 1,
+                    // A child of the fan-out's own type ends at once after its report.
+                    Fate::Endless if asked && self.case.spec.child_type.is_some() => 1,
                     Fate::ReportsTwice if asked => 2,
                     _ => 0,
                 };
@@ -312,7 +345,7 @@ impl World {
             }
             Event::Report(position) => {
                 let (id, _, child) = self.children.get_mut(&position).unwrap();
-                if self.adopted.contains(&position) {
+                if self.adopted.contains(&position) && self.case.spec.child_type.is_none() {
                     // Its slot is free with its first report.
                     *child = Child::Unseen;
                 } else if let Child::Running { reports_left, .. } = child {
@@ -334,6 +367,15 @@ impl World {
                     self.state
                         .child_ended(position, end(position, fate, &child, &self.case.spec));
                 }
+            }
+            Event::CancelAnswered => {
+                let position = self.cancelling.remove(0);
+                if let Some((_, _, Child::Running { cancelled, .. })) =
+                    self.children.get_mut(&position)
+                {
+                    *cancelled = true;
+                }
+                self.state.cancel_answered();
             }
             Event::Read => {
                 let (from, limit) = self.reading.take().unwrap();
@@ -358,10 +400,9 @@ impl World {
                 let mut ended = Vec::new();
                 for position in watched {
                     if let Some((_, fate, Child::Unseen)) = self.children.get(&position).cloned() {
-                        let news = self.is_news(position);
                         self.children.remove(&position);
                         let end = end(position, fate, &Child::Unseen, &self.case.spec);
-                        ended.extend(news.then_some((position, end)));
+                        ended.push((position, end));
                     }
                 }
                 self.state.watched(ended);
@@ -405,15 +446,24 @@ impl World {
         let read = self.reading.take().is_none() || self.state.carry.stop.is_some();
         assert!(read && self.fold.is_none(), "an activity is lost");
         let stays = self.case.spec.close == ClosePolicy::Abandon;
+        assert!(self.cancelling.is_empty(), "a request to cancel is lost");
         assert!(
             stays || self.children.is_empty(),
             "Temporal would end children"
         );
         for (position, (_, _, child)) in &mut self.children {
-            // A child that has reported is about to close, and the next run does not wait for that.
+            // A child that has reported is about to close, and the next run does not wait for that. A workflow of the
+            // user's own may go on.
             let tracked = self.state.carry.tracked.get(position);
-            if tracked.is_none_or(|tracked| tracked.outcome.is_some()) {
+            let ends = self.case.spec.child_type.is_none();
+            if tracked.is_none_or(|tracked| tracked.outcome.is_some() && ends) {
                 *child = Child::Unseen;
+            }
+            // The server drops the requests of the run that ends.
+            if let Child::Running { cancelled, .. } = child
+                && !self.adopted.contains(position)
+            {
+                *cancelled = false;
             }
         }
         let spec = self.case.spec.clone();
@@ -455,7 +505,11 @@ fn end(position: u64, fate: Fate, child: &Child, spec: &FanoutSpec) -> ChildEnd 
         _ if cancelled => failed("Cancelled"),
         Fate::Fails => failed("Declined"),
         Fate::Dies | Fate::ReportsAndDies => failed("Terminated"),
-        Fate::Reports | Fate::ReportsTwice if spec.mode == Mode::Signals => ChildEnd::Reported,
+        Fate::Reports | Fate::ReportsTwice
+            if spec.mode == Mode::Signals && spec.child_type.is_none() =>
+        {
+            ChildEnd::Reported
+        }
         _ => ChildEnd::Done(json!(position)),
     }
 }

@@ -82,13 +82,23 @@ fn a_slow_first_item_bounds_what_waits_behind_it() {
         ..spec()
     };
     let mut state = state(spec, 10_000);
-    let mut begun = started(&mut state);
+    behind_a_slow_first(&mut state, || ChildEnd::Done(json!(null)));
+    assert_eq!(state.carry.next, 2_010);
+    let carried = serde_json::to_string(&state.carry.tracked).unwrap();
+    assert!(carried.len() < 500_000, "{}", carried.len());
+    state.child_ended(0, ChildEnd::Done(json!(null)));
+    assert!(matches!(state.next(), Next::Steps(_)));
+}
+
+/// Ends every item but the first, until the fan-out waits for it.
+fn behind_a_slow_first(state: &mut FanoutState, end: impl Fn() -> ChildEnd) {
+    let mut begun = started(state);
     loop {
         for position in begun.drain(..).filter(|p| *p != 0) {
-            state.child_ended(position, ChildEnd::Done(json!(null)));
+            state.child_ended(position, end());
         }
         match state.next() {
-            Next::Wait => break,
+            Next::Wait => return,
             Next::Steps(steps) => {
                 for step in steps {
                     if let Step::Start { position, .. } = step {
@@ -100,11 +110,48 @@ fn a_slow_first_item_bounds_what_waits_behind_it() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(state.carry.next, 2_010);
-    let carried = serde_json::to_string(&state.carry.tracked).unwrap();
-    assert!(carried.len() < 500_000, "{}", carried.len());
-    state.child_ended(0, ChildEnd::Done(json!(null)));
-    assert!(matches!(state.next(), Next::Steps(_)));
+}
+
+/// Temporal refuses an input of more than 2 MiB, whatever the items return, and however long their ids are.
+#[test]
+fn a_run_can_always_be_followed_by_another() {
+    let long_failure = || ItemFailure {
+        error_type: "Ж".repeat(1_000),
+        message: "Ж".repeat(1_000),
+    };
+    let ends: [&dyn Fn(usize) -> ChildEnd; 3] = [
+        &|_| ChildEnd::Failed(long_failure()),
+        &|limit| ChildEnd::Done(json!("x".repeat(limit - 2))),
+        &|_| ChildEnd::Done(json!(null)),
+    ];
+    for (window, end) in [1, 10, 500, 1_000]
+        .into_iter()
+        .flat_map(|window| ends.iter().map(move |end| (window, end)))
+    {
+        let spec = FanoutSpec { window, ..spec() };
+        let long_id = |n: usize| GivenItem {
+            id: format!("{n:0>200}"),
+            item: json!(n),
+        };
+        let carry = Carry::of(Unread::List((0..4_000).map(long_id).collect()));
+        let mut state = FanoutState::of(FanoutInput { spec, carry });
+        let limit = state.spec.output_limit();
+        behind_a_slow_first(&mut state, || end(limit));
+        // All that runs may still end with the largest outcomes.
+        let open = state.carry.tracked.iter();
+        let open = open.filter(|(_, t)| t.place == Place::Open);
+        let open: Vec<_> = open.map(|(position, _)| *position).collect();
+        for position in open.into_iter().filter(|p| *p != 0) {
+            state.child_ended(position, ChildEnd::Failed(long_failure()));
+        }
+        let carry = Carry {
+            unread: Unread::Nothing,
+            ..state.carry
+        };
+        let carried = serde_json::to_string(&carry).unwrap().len();
+        let others = crate::fanout::LIST_BYTES + crate::activities::RESULT_BYTES;
+        assert!(carried + others < 2_000_000, "{window}: {carried}");
+    }
 }
 
 #[test]
@@ -211,5 +258,55 @@ fn a_refused_duplicate_from_a_source_is_a_failed_item() {
     assert_eq!(
         state.carry.failures[0].failure.error_type,
         failure_types::DUPLICATE
+    );
+}
+
+/// Returns the positions of the children that are cancelled.
+fn cancelled(state: &mut FanoutState) -> Vec<u64> {
+    let Next::Steps(steps) = state.next() else {
+        return Vec::new();
+    };
+    let cancelled = steps.into_iter().filter_map(|step| match step {
+        Step::Cancel { position, .. } => Some(position),
+        _ => None,
+    });
+    cancelled.collect()
+}
+
+#[test]
+fn a_cancel_request_that_a_run_may_lose_is_repeated_by_the_next() {
+    let spec = FanoutSpec {
+        on_failure: OnFailure::FailFast,
+        ..spec()
+    };
+    let mut before = state(spec.clone(), 3);
+    started(&mut before);
+    before.child_ended(0, ChildEnd::Failed(ItemFailure::new("Declined", "no")));
+    assert_eq!(cancelled(&mut before), [1, 2]);
+    before.refresh(6_000, false);
+    assert!(matches!(before.next(), Next::HandOver));
+    let carry = before.carry;
+    let mut after = FanoutState::of(FanoutInput { spec, carry });
+    assert_eq!(cancelled(&mut after), [1, 2]);
+    after.refresh(6_000, false);
+    for _answered in 0..2 {
+        assert!(!matches!(after.next(), Next::HandOver));
+        after.cancel_answered();
+    }
+    assert!(matches!(after.next(), Next::HandOver));
+}
+
+/// A reset can drop the signal of a child.
+#[test]
+fn a_child_whose_report_was_dropped_by_a_reset_is_closed_by_the_watch() {
+    let mut before = state(spec(), 1);
+    started(&mut before);
+    let (spec, carry) = (before.spec, before.carry);
+    let mut after = FanoutState::of(FanoutInput { spec, carry });
+    assert!(matches!(steps(&mut after)[..], [Step::Watch(_)]));
+    after.watched(vec![(0, ChildEnd::Reported)]);
+    assert_eq!(
+        after.carry.failures[0].failure.error_type,
+        failure_types::OUTPUT_LOST
     );
 }

@@ -15,8 +15,8 @@ use serde_json::Value;
 use temporal_batch::of_crates::words;
 use temporalio_common::{RetryPolicy, error::IncomingError};
 use temporalio_sdk::{
-    ActivityExecutionError, ActivityOptions, WaitConditionOptions, WorkflowCancellationToken,
-    WorkflowContext,
+    ActivityExecutionError, ActivityOptions, TimerOptions, WaitConditionOptions,
+    WorkflowCancellationToken, WorkflowContext,
 };
 
 use super::{
@@ -30,11 +30,15 @@ use crate::{
 };
 
 /// The time limit of one attempt to read a page or to aggregate.
-const ASIDE_TIMEOUT: Duration = Duration::from_secs(300);
+const ASIDE_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// The time after which the worker of such an attempt is taken for lost.
+const ASIDE_HEARTBEAT: Duration = Duration::from_secs(15);
 /// The attempts to read a page or to aggregate: with waits of up to 60 s, a quarter of an hour.
 const ASIDE_ATTEMPTS: u32 = 20;
 /// The time for which one activity watches before another takes over.
 const WATCHED_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// The wait after a watch that failed, before the next.
+const WATCH_AGAIN: Duration = Duration::from_secs(30);
 const WATCH_HEARTBEAT: Duration = Duration::from_secs(30);
 
 type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -99,11 +103,16 @@ impl<'a> Calls<'a> {
                         .cancellation_token(WorkflowCancellationToken::new())
                         .summary("watch children of earlier runs".to_owned())
                         .build();
-                    self.watch = Some(Box::pin(ctx.execute_activity(
-                        ActivityDefs::watch,
-                        order,
-                        options,
-                    )));
+                    let watch = ctx.execute_activity(ActivityDefs::watch, order, options);
+                    self.watch = Some(Box::pin(async move {
+                        let watched = watch.await;
+                        if watched.is_err() {
+                            let own = WorkflowCancellationToken::new();
+                            let wait = TimerOptions::builder(WATCH_AGAIN);
+                            ctx.timer(wait.cancellation_token(own).build()).await;
+                        }
+                        watched
+                    }));
                 }
             }
         }
@@ -116,6 +125,7 @@ impl<'a> Calls<'a> {
         self.cancelling.push(Box::pin(async move {
             // A failure is ignored: a child that has ended is found by the watch.
             let _ = handle.cancel(Some(reason)).await;
+            ctx.state_mut(|w| w.0.cancel_answered());
         }));
     }
 
@@ -171,7 +181,7 @@ impl<'a> Calls<'a> {
             ctx.state_mut(|w| w.0.was_folded(fold.map_err(|error| told(&error))));
         }
         if let Some(ended) = ready(&mut self.watch, cx) {
-            // A watch that failed begins again: its timeouts are the only way in which it fails.
+            // A watch that failed begins again.
             let ended = ended.unwrap_or_default().into_iter();
             let ended: Vec<_> = ended.map(|child| (child.position, child.end)).collect();
             for (position, end) in &ended {
@@ -233,6 +243,7 @@ fn aside(ctx: &WorkflowContext<FanoutWorkflow>, what: String) -> ActivityOptions
         .maximum_attempts(ASIDE_ATTEMPTS)
         .build();
     ActivityOptions::with_start_to_close_timeout(ASIDE_TIMEOUT)
+        .heartbeat_timeout(ASIDE_HEARTBEAT)
         .task_queue(aside_queue(ctx.task_queue()))
         // The state decides when to stop, even if the workflow is cancelled.
         .cancellation_token(WorkflowCancellationToken::new())

@@ -8,6 +8,7 @@ use serde_json::Value;
 use temporal_batch::of_crates::{in_step, words};
 use temporalio_common::{
     RetryPolicy,
+    data_converters::{PayloadConverter, RawValue},
     error::{IncomingError, TimeoutType},
 };
 use temporalio_sdk::{
@@ -218,6 +219,7 @@ async fn report(ctx: &Ctx, ended: &Ended) -> bool {
         };
         (w.input.fanout.clone(), done)
     });
+    let done = RawValue::from_value(&done, &PayloadConverter::default());
     for _ in 0..REPORTS {
         // The latest run of the fan-out is meant, which need not be the one that started this child.
         let parent = ctx.external_workflow(fanout.clone(), None);

@@ -3,6 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use temporal_batch::of_crates::in_step;
+use temporalio_common::data_converters::RawValue;
 use temporalio_sdk::{
     ApplicationFailure, ContinueAsNewOptions, SyncWorkflowContext, WorkflowContext,
     WorkflowContextView, WorkflowResult, WorkflowTermination,
@@ -32,9 +33,15 @@ impl FanoutWorkflow {
         in_step(ctx, work(ctx)).await
     }
 
-    /// The end of an item, from its child.
+    /// The end of an item, from its child. A signal that cannot be read is a stray: an error would stop the workflow for ever.
     #[signal(name = protocol::ITEM_DONE)]
-    pub(crate) fn item_done(&mut self, ctx: &mut SyncWorkflowContext<Self>, done: ItemDone) {
+    pub(crate) fn item_done(&mut self, ctx: &mut SyncWorkflowContext<Self>, done: RawValue) {
+        let done = done.payloads.first().map(|done| &done.data[..]);
+        let done = serde_json::from_slice::<ItemDone>(done.unwrap_or_default());
+        let Ok(done) = done else {
+            self.0.unreadable_report();
+            return;
+        };
         let id = done.item_id.clone();
         let counts = self.0.reported(done);
         if !ctx.is_replaying() {
@@ -71,17 +78,29 @@ async fn work(ctx: &WorkflowContext<FanoutWorkflow>) -> WorkflowResult<FanoutRep
                 ctx.set_current_details(ctx.state(|w| w.0.details()));
                 calls.something_happens(ctx).await;
             }
-            Next::HandOver => hand_over(ctx)?,
+            Next::HandOver => {
+                hand_over(ctx)?;
+                return finish(ctx);
+            }
             Next::Finish => return finish(ctx),
         }
     }
 }
 
+/// The most bytes of the input of a run: less than the 2 MiB at which Temporal refuses it, each time that it is tried.
+const INPUT_BYTES: usize = 2_000_000;
+
+/// Continues as new. Returns only if the state is too large for that, and the fan-out has failed.
 fn hand_over(ctx: &WorkflowContext<FanoutWorkflow>) -> WorkflowResult<()> {
     let input = ctx.state(|w| FanoutInput {
         spec: w.0.spec.clone(),
         carry: w.0.carry.clone(),
     });
+    let bytes = serde_json::to_string(&input).map_or(usize::MAX, |json| json.len());
+    if bytes > INPUT_BYTES {
+        ctx.state_mut(|w| w.0.too_large(bytes));
+        return Ok(());
+    }
     log(ctx, "continuing as new");
     ctx.continue_as_new(input, ContinueAsNewOptions::default())?;
     Ok(())

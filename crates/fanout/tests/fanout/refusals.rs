@@ -68,6 +68,8 @@ fn ids_and_lists_that_cannot_be_kept_are_refused() {
     let one = |id: &str| of(vec![job(id, Act::Finish)]);
     assert!(message(&one("")).contains("position 0"));
     assert!(message(&one(&"x".repeat(201))).contains("1 to 200"));
+    assert!(message(&one(&"界".repeat(67))).contains("201 bytes"));
+    assert!(one(&"界".repeat(66)).validate().is_ok());
     assert!(message(&one("a\nb")).contains("control character"));
     assert!(one("ä/b c").validate().is_ok());
     assert!(message(&Fanout::over::<Work>("", jobs(1))).contains("is not allowed"));

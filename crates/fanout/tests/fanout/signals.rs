@@ -1,6 +1,6 @@
 //! Children that report by signal.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use temporal_batch_fanout::{FanoutHandle, FanoutOutcome, Mode, failure_types};
 use temporalio_client::{
     UntypedSignal, UntypedWorkflow, WorkflowSignalOptions, WorkflowTerminateOptions,
@@ -14,11 +14,14 @@ use crate::{
 
 /// Sends a completion signal in the name of a child.
 async fn signal_done(env: &TestEnv, handle: &FanoutHandle, item: &str) {
+    signal(env, handle, json!({ "item_id": item, "output": "by hand" })).await;
+}
+
+async fn signal(env: &TestEnv, handle: &FanoutHandle, done: Value) {
     let parent = env
         .client
         .temporal()
         .get_workflow_handle::<UntypedWorkflow>(handle.id());
-    let done = json!({ "item_id": item, "output": "by hand" });
     let done = RawValue::from_value(&done, &PayloadConverter::default());
     let options = WorkflowSignalOptions::default();
     parent
@@ -96,6 +99,29 @@ async fn a_terminated_child_ends_the_wait_for_its_signal() {
         report.failures[0].failure.error_type,
         failure_types::TERMINATED
     );
+}
+
+#[tokio::test]
+async fn a_signal_that_cannot_be_read_is_a_stray() {
+    let env = TestEnv::new("signals").await;
+    let work = Work::new();
+    let _worker = worker_on(&env.queue, &work).await;
+    let handle = start(&env, &fanout(&env, vec![waits("A")]).mode(Mode::Signals)).await;
+    work.seen("began A").await;
+    for done in [
+        json!({ "id": "A" }),
+        json!({ "item_id": 7 }),
+        json!({ "item_id": "A", "failure": "text" }),
+        json!(null),
+        json!("A"),
+    ] {
+        signal(&env, &handle, done).await;
+    }
+    handle.progress().await.unwrap();
+    work.happened("go");
+    let report = report(&handle).await;
+    assert_eq!((report.progress.completed, report.progress.failed), (1, 0));
+    assert_eq!(report.stray_reports, 5);
 }
 
 #[tokio::test]
