@@ -150,7 +150,7 @@ async fn a_failed_record_is_listed_with_its_answer_and_redriven_into_its_place()
     let healthy = Arc::clone(&repaired);
     let api = MockApi::start(move |call| {
         let id: u64 = call.path.rsplit('/').next().unwrap().parse().unwrap();
-        match id % 10 == 0 && !healthy.load(Ordering::SeqCst) {
+        match id.is_multiple_of(10) && !healthy.load(Ordering::SeqCst) {
             true => Reply::of(422, "no such region"),
             false => Reply::of(200, "{}"),
         }
