@@ -136,7 +136,7 @@ mod tests {
         let text = of(&[100, 100, 100], 72_000, 2).unwrap().to_string();
         assert_eq!(
             text,
-            "about 1h (1h to 1h): 72,000 pages of 100ms each, 2 at once"
+            "about 1h (1h to 1h): 72,000 pages of 100.0ms each, 2 at once"
         );
     }
 
