@@ -172,14 +172,14 @@ async fn an_output_over_the_limit_fails_its_item_only() {
     let env = TestEnv::new("children").await;
     let _worker = worker_on(&env.queue, &Work::new()).await;
     let items = vec![
-        job("FITS", Act::Large(1_900)),
-        job("LARGE", Act::Large(2_100)),
+        job("FITS", Act::Large(900)),
+        job("LARGE", Act::Large(1_100)),
     ];
     let fanout = fanout(&env, items);
-    assert_eq!(fanout.output_limit(), 2_000);
+    assert_eq!(fanout.output_limit(), 1_000);
     let report = run(&env, &fanout).await;
     assert_eq!((report.progress.completed, report.progress.failed), (2, 1));
     assert_eq!(report.failures[0].item_id, "LARGE");
     let message = &report.failures[0].failure.message;
-    assert!(message.contains("at most 2000 are allowed"), "{message}");
+    assert!(message.contains("at most 1000 are allowed"), "{message}");
 }
