@@ -210,7 +210,7 @@ pub mod errors {
 pub mod of_crates {
     pub use crate::{
         base::error::text::words,
-        engine::{query_safety::in_step, worker::shutdown_signal},
+        engine::{query_safety::in_step, replay::replay_with, worker::shutdown_signal},
         processor::read_page::read_page,
     };
 }

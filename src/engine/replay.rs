@@ -1,7 +1,10 @@
 //! Replays recorded histories.
 
 use temporalio_client::WorkflowHistory;
-use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions};
+use temporalio_sdk::{
+    workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions},
+    workflows::WorkflowRegistrationError,
+};
 
 use crate::engine::controller::{Bridge, Controller, PartitionParent};
 
@@ -22,16 +25,33 @@ pub struct ReplayError {
 /// # Errors
 /// The history cannot be read, or the controller would have decided differently.
 pub async fn replay_history(json: &[u8]) -> Result<(), ReplayError> {
-    async fn replay(json: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let history = WorkflowHistory::from_json(json)?;
-        let options = WorkflowReplayerOptions::new()
+    replay_with(json, |options| {
+        options
             .register_workflow::<Controller>()?
             .register_workflow::<PartitionParent>()?
-            .register_workflow::<Bridge>()?
-            .build();
+            .register_workflow::<Bridge>()?;
+        Ok(())
+    })
+    .await
+}
+
+/// Replays a history of one of the workflows that `register` adds.
+///
+/// # Errors
+/// The history cannot be read, or its workflow would have decided differently.
+pub async fn replay_with(
+    json: &[u8],
+    register: impl FnOnce(&mut WorkflowReplayerOptions) -> Result<(), WorkflowRegistrationError>,
+) -> Result<(), ReplayError> {
+    type Replayed = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    let replayed: Replayed = async {
+        let history = WorkflowHistory::from_json(json)?;
+        let mut options = WorkflowReplayerOptions::new().build();
+        register(&mut options)?;
         Ok(WorkflowReplayer::new(options)?
             .replay_workflow(history)
             .await?)
     }
-    replay(json).await.map_err(|source| ReplayError { source })
+    .await;
+    replayed.map_err(|source| ReplayError { source })
 }

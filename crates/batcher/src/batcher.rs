@@ -18,8 +18,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A batcher: many requests, one write.
 ///
-/// The batcher `orders` with four shards is the four workflows `orders/shard/0` to `orders/shard/3`. Everybody who
-/// submits needs the same name, queue and number of shards; the limits are those of whoever starts a shard first.
+/// The batcher `orders` with four shards is the four workflows `orders/shard/0` to `orders/shard/3`. All programs that
+/// submit need the same name, queue and number of shards. The program that starts a shard first sets its limits.
 ///
 /// | setting | default | allowed |
 /// |---|---|---|

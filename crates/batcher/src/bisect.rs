@@ -15,7 +15,7 @@ const ATTEMPTS_ALONE: u32 = 3;
 /// says nothing about the requests of the part. Errors of the
 /// environment are always returned, because no request is the reason for them.
 ///
-/// For `n` requests of which `k` fail, at most `1 + 2 k log2(n)` parts are written, rounded up.
+/// If `k` of `n` requests fail, `write` is called at most `1 + 2 k ceil(log2(n))` times.
 pub(crate) async fn write_all<F>(
     count: usize,
     gives_up: bool,

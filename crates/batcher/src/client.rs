@@ -93,7 +93,7 @@ pub enum BatcherError {
     Server(#[source] Cause),
 }
 
-/// What [`BatcherClient::start`] found.
+/// The result of [`BatcherClient::start`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Started {

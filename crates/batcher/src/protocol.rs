@@ -52,7 +52,7 @@ pub(crate) struct BatcherInput {
     pub shard: u32,
     /// Drawn when the shard is started, and part of its batch keys: after a shutdown the numbers of batches repeat.
     pub instance: String,
-    /// What the run before left, for all but the first run.
+    /// The state that the previous run left. `None` in the first run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carried: Option<BatcherState>,
 }
@@ -62,7 +62,7 @@ pub(crate) struct BatcherInput {
 pub(crate) struct Submission {
     /// The number of shards that the requests were routed for.
     pub shards: u32,
-    /// The workflow that is told the outcomes. `None` if nobody waits for a signal.
+    /// The workflow that is told the outcomes. `None` if no workflow waits for a signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
     pub requests: Vec<Request>,
@@ -73,7 +73,7 @@ pub(crate) struct Submission {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FlushReason {
-    /// It had `max_batch` requests.
+    /// The batch had `max_batch` requests.
     Size,
     /// The next request would have made it larger than `max_batch_bytes`.
     Bytes,
@@ -129,7 +129,7 @@ pub(crate) struct ConfirmOrder {
     pub confirmations: Vec<(String, Confirmation)>,
 }
 
-/// What became of confirmations.
+/// The result of telling requesters their outcomes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ConfirmReport {
     /// Requesters that were told.
@@ -152,7 +152,7 @@ pub(crate) struct OutcomesRequest {
     pub request_ids: Vec<String>,
 }
 
-/// What a shard knows of a request.
+/// The state of a request, as far as a shard knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Known {

@@ -59,7 +59,7 @@ pub trait Taken: Send {
     async fn settle(self: Box<Self>, settled: &[bool]) -> Result<(), PageError>;
 }
 
-/// What a feeder has done.
+/// The counts of a feeder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fed {

@@ -11,7 +11,8 @@ pub struct Claims<'a> {
     /// one has committed for its own.
     pub(super) mark: String,
     pub(super) at: i64,
-    /// In ascending order: two transactions that claim the same ids in different orders could wait for each other.
+    /// The claimed ids in ascending order, because two transactions that claim the same ids in different orders could
+    /// wait for each other.
     pub(super) ids: Vec<&'a str>,
 }
 

@@ -78,7 +78,7 @@ pub trait SqlRequests<DB: RequestDatabase>: Send + Sync + 'static {
 /// The row of a request stays until you [`prune`](Self::prune) it. A request that is submitted again after that is
 /// written again.
 ///
-/// In MySQL and MariaDB all tables must use InnoDB, which can roll back.
+/// In MySQL and MariaDB all tables must use InnoDB, because other engines cannot roll a transaction back.
 pub struct SqlWriter<DB: RequestDatabase, W> {
     pool: Pool<DB>,
     letters: Arc<SqlLedger<DB>>,

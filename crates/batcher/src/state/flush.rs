@@ -16,7 +16,7 @@ use crate::{
 pub(super) enum Flush {
     /// This batch, which is no longer pending.
     Now(u64),
-    /// None before this time, unless something happens.
+    /// No batch is due before this time, unless an event comes first.
     At(Option<Timestamp>),
 }
 
