@@ -210,7 +210,10 @@ pub mod errors {
 pub mod of_crates {
     pub use crate::{
         base::error::text::words,
-        engine::{query_safety::in_step, replay::replay_with, worker::shutdown_signal},
+        engine::{
+            controller::timer::Alarm, query_safety::in_step, replay::replay_with,
+            worker::shutdown_signal,
+        },
         processor::read_page::read_page,
     };
 }

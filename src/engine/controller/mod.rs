@@ -46,7 +46,7 @@ mod reduce;
 mod side_calls;
 mod stages;
 mod stride_loop;
-mod timer;
+pub(crate) mod timer;
 mod wait;
 mod workflow;
 

@@ -1,4 +1,4 @@
-//! The timer of the batch.
+//! The timer of a workflow.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -14,12 +14,13 @@ type Timer<'a> = Pin<Box<dyn CancellableFuture<Output = TimerResult> + 'a>>;
 
 /// A single timer, so that decisions that differ only in the next wake-up add no events to the history.
 #[derive(Default)]
-pub(super) struct Alarm<'a> {
+pub struct Alarm<'a> {
     timer: Option<(Timestamp, Timer<'a>)>,
 }
 
 impl<'a> Alarm<'a> {
-    pub(super) fn set<W>(
+    /// Sets the timer, unless it fires earlier already. Without a time it stays as it is.
+    pub fn set<W>(
         &mut self,
         ctx: &'a WorkflowContext<W>,
         until: Option<Timestamp>,
@@ -44,13 +45,14 @@ impl<'a> Alarm<'a> {
     }
 
     /// Cancels the timer.
-    pub(super) fn off(&self) {
-        if let Some((_, timer)) = &self.timer {
+    pub fn off(&mut self) {
+        if let Some((_, timer)) = self.timer.take() {
             timer.cancel();
         }
     }
 
-    pub(super) fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+    /// Resolves when the timer fires. Without a timer it stays pending.
+    pub fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
         let Some((_, timer)) = &mut self.timer else {
             return Poll::Pending;
         };

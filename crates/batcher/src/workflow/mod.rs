@@ -8,11 +8,10 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-mod alarm;
 mod calls;
 
 use futures::future::FusedFuture as _;
-use temporal_batch::Timestamp;
+use temporal_batch::{Timestamp, of_crates::Alarm};
 use temporalio_sdk::{
     ContinueAsNewOptions, SyncWorkflowContext, WaitConditionOptions, WorkflowCancellationToken,
     WorkflowContext, WorkflowContextView, WorkflowResult,
@@ -22,7 +21,6 @@ use crate::{
     protocol::{self, BatcherInput, OutcomesAnswer, OutcomesRequest, Submission},
     state::{BatcherState, HandOver, Stats, Step},
 };
-use alarm::Alarm;
 use calls::Calls;
 
 pub(crate) use calls::{ActivityDefs, ConfirmActivity, SubmitForActivity, WriteActivity};
@@ -142,7 +140,11 @@ async fn work(ctx: &WorkflowContext<BatcherWorkflow>) -> WorkflowResult<Stats> {
             Step::Write(number) => calls.write(ctx, number),
             Step::Confirm(number) => calls.confirm(ctx, number),
             Step::Wait(until) => {
-                alarm.set(ctx, until, now);
+                match until {
+                    Some(_) => alarm.set(ctx, until, now),
+                    // An idle shard adds no events to its history.
+                    None => alarm.off(),
+                }
                 something_happens(ctx, &mut calls, &mut alarm).await;
             }
             Step::HandOver => {
