@@ -77,6 +77,13 @@ pub(crate) fn about(time: Duration) -> String {
 }
 
 /// Returns a duration for people: tenths of a second below 10 s, whole seconds above.
+#[cfg(any(
+    feature = "cli",
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "mysql",
+    test
+))]
 pub(crate) fn duration(d: Duration) -> String {
     if d < Duration::from_millis(9_950) {
         format!("{:.1}s", d.as_secs_f64())

@@ -158,6 +158,7 @@ impl Check {
     }
 
     /// Returns the result of a batch whose given-up items and pages are all settled since.
+    #[cfg(any(feature = "cli", test))]
     pub(crate) fn summary_once_settled(&self) -> Option<String> {
         let (given_up, items) = (self.given_up()?, self.items?);
         let verb = match self.items_given_up + self.pages_given_up {
