@@ -211,8 +211,11 @@ pub mod of_crates {
     pub use crate::{
         base::error::text::words,
         engine::{
-            controller::timer::Alarm, query_safety::in_step, replay::replay_with,
-            worker::shutdown_signal,
+            activity::heartbeats::Heartbeats,
+            controller::timer::Alarm,
+            query_safety::in_step,
+            replay::replay_with,
+            worker::{background::Background, shutdown_signal, slots},
         },
         processor::read_page::read_page,
     };

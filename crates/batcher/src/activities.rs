@@ -4,11 +4,11 @@ use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use futures::{FutureExt as _, StreamExt as _};
-use temporal_batch::{PageError, Timestamp};
+use temporal_batch::{PageError, Timestamp, of_crates::Heartbeats};
 use temporalio_client::{
     Client, UntypedWorkflow, WorkflowSignalOptions, errors::WorkflowInteractionError,
 };
@@ -17,13 +17,13 @@ use temporalio_sdk::{
     ApplicationFailure,
     activities::{ActivityContext, ActivityError},
 };
-use tokio::time::{interval_at, timeout};
+use tokio::time::timeout;
 
 use crate::{
     bisect::write_all,
     letters::letter,
     metrics::BatcherMetrics,
-    protocol::{self, ConfirmOrder, ConfirmReport, HEARTBEAT_TIMEOUT, WriteOrder, WriteReport},
+    protocol::{self, ConfirmOrder, ConfirmReport, WriteOrder, WriteReport},
     request::{Confirmation, Outcome},
     workflow::{ConfirmActivity, WriteActivity},
     writer::{AnyWriter, WriteContext, Written, wrong_count},
@@ -31,8 +31,6 @@ use crate::{
 
 /// Signals to requesters that are under way at the same time.
 const SIGNALS_AT_ONCE: usize = 16;
-/// Time before the first sign of life: most writes are over by then.
-const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The activities with the writers of their worker.
 pub(crate) struct BatcherActivities {
@@ -49,21 +47,8 @@ impl BatcherActivities {
         ctx: ActivityContext,
         order: WriteOrder,
     ) -> Result<WriteReport, ActivityError> {
-        let writing = self.write_batch(&ctx, &order);
-        let mut writing = std::pin::pin!(writing);
-        let interval = HEARTBEAT_TIMEOUT / 5;
-        let mut tick = interval_at(tokio::time::Instant::now() + FIRST_HEARTBEAT, interval);
-        let written = loop {
-            tokio::select! {
-                biased;
-                written = &mut writing => break written,
-                _ = tick.tick() => {
-                    if let Err(error) = ctx.record_heartbeat(()).await {
-                        tracing::warn!(%error, "heartbeat not sent");
-                    }
-                }
-            }
-        };
+        let _heartbeats = Heartbeats::of(&ctx);
+        let written = self.write_batch(&ctx, &order).await;
         written.map_err(|error| {
             tracing::warn!(
                 batcher = order.batcher,

@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use temporal_batch::{BatchClient, metrics::Metrics};
+use temporal_batch::{BatchClient, metrics::Metrics, of_crates::Background};
 use temporalio_client::Client;
 use temporalio_sdk::{Runtime, WorkerOptions, runtime::RuntimeOptions};
-use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
     activities::BatcherActivities,
@@ -136,86 +135,38 @@ impl BatcherWorker {
             .sticky_queue_schedule_to_start_timeout(STICKY_TIMEOUT)
             .graceful_shutdown_period(self.drain_timeout)
             .build();
-        RunningBatcherWorker::run(self.client, options, &self.metrics)
+        let create = |error: Cause| BatcherWorkerError::Create(error);
+        let runtime = RuntimeOptions::builder()
+            .telemetry_options(self.metrics.telemetry_options())
+            .build()
+            .map_err(|error| create(error.into()))?;
+        let runtime = Runtime::from_current_tokio(runtime).map_err(|error| create(error.into()))?;
+        let worker = temporalio_sdk::Worker::new(&runtime, self.client, options)
+            .map_err(|error| create(error.into()))?;
+        let (name, failed) = ("temporal-batch-batcher", BatcherWorkerError::Run);
+        Background::of_workers(name, runtime, vec![worker], failed)
+            .map(RunningBatcherWorker)
+            .map_err(|error| create(error.into()))
     }
 }
 
 /// A worker that runs in the background. Dropping it stops polling without waiting for its writes.
-pub struct RunningBatcherWorker {
-    begin_stop: Box<dyn Fn() + Send + Sync>,
-    ended: Option<JoinHandle<Result<(), BatcherWorkerError>>>,
-}
+pub struct RunningBatcherWorker(Background<BatcherWorkerError>);
 
 impl RunningBatcherWorker {
-    /// Runs the worker on a thread of its own, because it is not `Send`.
-    fn run(
-        client: Client,
-        options: WorkerOptions,
-        metrics: &Metrics,
-    ) -> Result<Self, BatcherWorkerError> {
-        fn create(error: impl Into<Cause>) -> BatcherWorkerError {
-            BatcherWorkerError::Create(error.into())
-        }
-        let runtime = RuntimeOptions::builder()
-            .telemetry_options(metrics.telemetry_options())
-            .build()
-            .map_err(create)?;
-        let runtime = Runtime::from_current_tokio(runtime).map_err(create)?;
-        let mut worker = temporalio_sdk::Worker::new(&runtime, client, options).map_err(create)?;
-        let begin_stop = Box::new(worker.shutdown_handle());
-        let (sender, receiver) = oneshot::channel();
-        let tokio = tokio::runtime::Handle::current();
-        std::thread::Builder::new()
-            .name("temporal-batcher-worker".to_owned())
-            .spawn(move || {
-                let ended = tokio.block_on(worker.run());
-                let _tokio = tokio.enter();
-                drop(worker);
-                drop(runtime);
-                // The receiver is gone if the owner was dropped.
-                let _ = sender.send(ended.map_err(|error| BatcherWorkerError::Run(error.into())));
-            })
-            .map_err(create)?;
-        let ended = tokio::spawn(async move {
-            receiver
-                .await
-                .unwrap_or_else(|_| Err(BatcherWorkerError::Run("its thread panicked".into())))
-        });
-        Ok(Self {
-            begin_stop,
-            ended: Some(ended),
-        })
-    }
-
     /// Waits until the worker stops by itself.
     ///
     /// # Errors
-    /// The connection is permanently lost.
+    /// The connection is permanently lost. Only the first call returns the error; later calls return `Ok` at once.
     pub async fn ended(&mut self) -> Result<(), BatcherWorkerError> {
-        match &mut self.ended {
-            Some(ended) => ended
-                .await
-                .unwrap_or_else(|error| Err(BatcherWorkerError::Run(error.into()))),
-            None => Ok(()),
-        }
+        self.0.ended().await
     }
 
     /// Stops polling, and waits for the writes that are running.
     ///
     /// # Errors
     /// The worker had stopped with an error.
-    pub async fn stop(mut self) -> Result<(), BatcherWorkerError> {
-        (self.begin_stop)();
-        let ended = self.ended().await;
-        self.ended = None;
-        ended
-    }
-}
-
-impl Drop for RunningBatcherWorker {
-    fn drop(&mut self) {
-        if self.ended.is_some() {
-            (self.begin_stop)();
-        }
+    pub async fn stop(self) -> Result<(), BatcherWorkerError> {
+        self.0.stop().await
     }
 }

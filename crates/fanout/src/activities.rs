@@ -3,16 +3,14 @@
 //! | file | content |
 //! |---|---|
 //! | here | the attempts at items, reading items, and aggregating |
-//! | `heartbeats` | signs of life |
 //! | `ended_children` | the ends of children of earlier runs |
 
 mod ended_children;
-mod heartbeats;
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use temporal_batch::PageError;
+use temporal_batch::{PageError, of_crates::Heartbeats};
 use temporalio_sdk::{
     ApplicationFailure,
     activities::{ActivityContext, ActivityError},
@@ -28,7 +26,6 @@ use crate::{
     summary::AggregateContext,
     workflow::{AggregateActivity, ProcessActivity, ReadActivity, WatchActivity},
 };
-use heartbeats::Heartbeats;
 
 /// The activity of items.
 pub(crate) struct ItemActivities(pub Registry);

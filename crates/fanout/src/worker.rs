@@ -1,18 +1,14 @@
 //! A worker, which polls a task queue and runs fan-outs, their children, and the attempts at items.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, time::Duration};
 
 use serde::Serialize;
-use temporal_batch::{BatchClient, PageProcessor, of_crates::shutdown_signal};
-use temporalio_client::Client;
-use temporalio_sdk::{
-    Runtime, WorkerOptions,
-    runtime::{
-        RuntimeOptions,
-        worker_tuner::{FixedSizeSlotSupplier, TunerHolder, WorkerTuner},
-    },
+use temporal_batch::{
+    BatchClient, PageProcessor,
+    of_crates::{Background, shutdown_signal, slots},
 };
-use tokio::{sync::oneshot, task::JoinHandle};
+use temporalio_client::Client;
+use temporalio_sdk::{Runtime, WorkerOptions, runtime::RuntimeOptions};
 
 use crate::{
     activities::{AsideActivities, ItemActivities},
@@ -24,7 +20,6 @@ use crate::{
 
 /// Slots for reading, aggregating and watching. Watches only wait.
 const ASIDE_SLOTS: usize = 100;
-const WORKFLOW_SLOTS: usize = 100;
 /// Time after which a workflow task in the queue of a killed worker moves to another one. The SDK's 10 s would slow every
 /// recovery by that much.
 const STICKY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -190,92 +185,23 @@ impl FanoutWorker {
                 .map_err(|e| create(e.into()))
         };
         let (items, aside) = (worker(items)?, worker(aside)?);
-        Ok(RunningFanoutWorker::spawn(runtime, items, aside))
+        let (name, failed) = ("temporal-batch-fanout", WorkerError::Run);
+        Background::of_workers(name, runtime, vec![items, aside], failed)
+            .map(RunningFanoutWorker)
+            .map_err(|e| create(e.into()))
     }
-}
-
-fn slots(activities: usize) -> WorkerTuner {
-    let fixed = FixedSizeSlotSupplier::new;
-    TunerHolder::builder()
-        .workflow_task_slot_supplier(fixed(WORKFLOW_SLOTS))
-        .activity_task_slot_supplier(fixed(activities))
-        .local_activity_task_slot_supplier(fixed(1))
-        .nexus_task_slot_supplier(fixed(1))
-        .build()
-        .into()
 }
 
 /// A worker that runs in the background. Dropping it stops polling without waiting for its items.
-pub struct RunningFanoutWorker {
-    begin_stop: Arc<dyn Fn() + Send + Sync>,
-    /// The running task. `None` once its result was returned.
-    ended: Option<JoinHandle<Result<(), WorkerError>>>,
-}
+pub struct RunningFanoutWorker(Background<WorkerError>);
 
 impl RunningFanoutWorker {
-    /// Spawns a thread for the SDK's workers, which are not `Send`. Their activities run on the tokio runtime of the
-    /// caller.
-    fn spawn(
-        runtime: Runtime,
-        mut items: temporalio_sdk::Worker,
-        mut aside: temporalio_sdk::Worker,
-    ) -> Self {
-        let stops = (items.shutdown_handle(), aside.shutdown_handle());
-        // A second shutdown of the SDK's core may not be safe.
-        let once = std::sync::Once::new();
-        let begin_stop: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
-            once.call_once(|| {
-                (stops.0)();
-                (stops.1)();
-            });
-        });
-        let stop = Arc::clone(&begin_stop);
-        let (sender, receiver) = oneshot::channel();
-        let tokio = tokio::runtime::Handle::current();
-        let spawned = std::thread::Builder::new()
-            .name("temporal-batch-fanout".to_owned())
-            .spawn(move || {
-                let result = tokio.block_on(async {
-                    let (items, aside) = futures::join!(
-                        async {
-                            let ended = items.run().await;
-                            stop();
-                            ended
-                        },
-                        async {
-                            let ended = aside.run().await;
-                            stop();
-                            ended
-                        },
-                    );
-                    items.and(aside).map_err(|e| WorkerError::Run(e.into()))
-                });
-                let _tokio = tokio.enter();
-                drop((items, aside));
-                drop(runtime);
-                // The receiver is gone if the owner was dropped.
-                let _ = sender.send(result);
-            });
-        let ended = tokio::spawn(async move {
-            spawned.map_err(|e| WorkerError::Create(e.into()))?;
-            match receiver.await {
-                Ok(result) => result,
-                Err(_) => Err(WorkerError::Run("its thread panicked".into())),
-            }
-        });
-        Self {
-            begin_stop,
-            ended: Some(ended),
-        }
-    }
-
     /// Drains and stops: running items finish within the drain timeout, and no new ones start.
     ///
     /// # Errors
     /// The worker had already stopped with an error.
-    pub async fn stop(mut self) -> Result<(), WorkerError> {
-        (self.begin_stop)();
-        self.ended().await
+    pub async fn stop(self) -> Result<(), WorkerError> {
+        self.0.stop().await
     }
 
     /// Resolves when the worker has ended. Unless it is told to stop, it only ends with an error.
@@ -283,17 +209,6 @@ impl RunningFanoutWorker {
     /// # Errors
     /// The error that ended the worker. Only the first call returns it; later calls return `Ok` at once.
     pub async fn ended(&mut self) -> Result<(), WorkerError> {
-        let Some(ended) = &mut self.ended else {
-            return Ok(());
-        };
-        let result = ended.await;
-        self.ended = None;
-        result.map_err(|e| WorkerError::Run(e.into()))?
-    }
-}
-
-impl Drop for RunningFanoutWorker {
-    fn drop(&mut self) {
-        (self.begin_stop)();
+        self.0.ended().await
     }
 }

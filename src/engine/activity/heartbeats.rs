@@ -19,16 +19,16 @@ pub(crate) const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 const FIRST: Duration = Duration::from_secs(1);
 
 /// Sends signs of life until it is dropped.
-pub(super) struct Heartbeats(JoinHandle<()>);
+pub struct Heartbeats(JoinHandle<()>);
 
 impl Heartbeats {
-    /// Signs of life without details.
+    /// Sends signs of life without details.
     pub fn of(ctx: &ActivityContext) -> Self {
         Self::with(ctx, || ())
     }
 
-    /// Signs of life whose details the next attempt reads. Each sign asks for the details of its moment.
-    pub fn with<T: TemporalSerializable + Send + Sync + 'static>(
+    /// Sends signs of life whose details the next attempt reads. Each sign asks for the details of its moment.
+    pub(super) fn with<T: TemporalSerializable + Send + Sync + 'static>(
         ctx: &ActivityContext,
         mut details: impl FnMut() -> T + Send + 'static,
     ) -> Self {

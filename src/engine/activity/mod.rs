@@ -20,7 +20,7 @@ mod abandon;
 mod arguments;
 mod combining;
 mod ended_workflows;
-mod heartbeats;
+pub mod heartbeats;
 mod lock;
 mod memo_watch;
 mod partitions;

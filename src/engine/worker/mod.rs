@@ -1,5 +1,6 @@
 //! A worker, which polls a task queue and runs batches and their pages.
 
+pub mod background;
 pub(crate) mod readiness;
 mod recovering;
 pub(crate) mod tuning;
@@ -18,10 +19,7 @@ use temporalio_sdk::{
         worker_tuner::{FixedSizeSlotSupplier, TunerHolder, WorkerTuner},
     },
 };
-use tokio::{
-    sync::{oneshot, watch},
-    task::JoinHandle,
-};
+use tokio::sync::watch;
 
 use crate::{
     base::text::exactly,
@@ -44,6 +42,7 @@ use crate::{
     protocol::aside_queue,
     stride::registry::{RegisterError, Registry},
 };
+use background::Background;
 use tuning::Tuning;
 
 /// Time after which a workflow task or query in the queue of a killed worker moves to another one. The SDK's 10
@@ -487,11 +486,12 @@ impl Worker {
         };
         tokio::spawn(readiness::watch(self.client.clone(), health, drained));
         tokio::spawn(recovering);
-        Ok(RunningWorker::spawn(runtime, halves, polls))
+        RunningWorker::spawn(runtime, halves, polls).map_err(|e| create(e.into()))
     }
 }
 
-fn slots(activities: usize) -> WorkerTuner {
+/// Returns a tuner that runs up to `activities` activities at a time.
+pub fn slots(activities: usize) -> WorkerTuner {
     let fixed = FixedSizeSlotSupplier::new;
     TunerHolder::builder()
         .workflow_task_slot_supplier(fixed(WORKFLOW_SLOTS))
@@ -603,45 +603,24 @@ impl Polls {
 
 /// A worker that runs in the background. Dropping it stops polling without waiting for its pages.
 pub struct RunningWorker {
-    begin_stop: Arc<dyn Fn() + Send + Sync>,
+    background: Background<WorkerError>,
     abandonment: Abandonment,
     polls: Polls,
-    /// The running task. `None` once its result was returned.
-    ended: Option<JoinHandle<Result<(), WorkerError>>>,
 }
 
 impl RunningWorker {
-    /// Spawns a thread for the SDK's workers, which are not `Send`. Their activities run on the tokio runtime
-    /// of the caller.
-    fn spawn(runtime: Runtime, mut halves: Halves, polls: Polls) -> Self {
+    fn spawn(runtime: Runtime, halves: Halves, polls: Polls) -> std::io::Result<Self> {
         let begin_stop: Arc<dyn Fn() + Send + Sync> = Arc::new(halves.stop());
         let stop = Arc::clone(&begin_stop);
         let abandonment = halves.abandonment.clone();
-        let (sender, receiver) = oneshot::channel();
-        let tokio = tokio::runtime::Handle::current();
-        let spawned = std::thread::Builder::new()
-            .name("temporal-batch-worker".to_owned())
-            .spawn(move || {
-                let result = tokio.block_on(halves.run(&*stop));
-                let _tokio = tokio.enter();
-                drop(halves);
-                drop(runtime);
-                // The receiver is gone if the owner was dropped.
-                let _ = sender.send(result);
-            });
-        let ended = tokio::spawn(async move {
-            spawned.map_err(|e| WorkerError::Create(e.into()))?;
-            match receiver.await {
-                Ok(result) => result,
-                Err(_) => Err(WorkerError::Run("its thread panicked".into())),
-            }
-        });
-        Self {
-            begin_stop,
+        let run = async move |(halves, _): &mut (Halves, Runtime)| halves.run(&*stop).await;
+        let state = (halves, runtime);
+        let failed = WorkerError::Run;
+        Ok(Self {
+            background: Background::spawn("temporal-batch-worker", begin_stop, state, run, failed)?,
             abandonment,
             polls,
-            ended: Some(ended),
-        }
+        })
     }
 
     /// Resolves to true once the server knows that this worker polls for batches, pages and all other
@@ -665,9 +644,8 @@ impl RunningWorker {
     /// # Errors
     /// Pages had to be [abandoned](WorkerError::Abandoned), or the worker had already stopped with an error
     /// that [`ended`](Self::ended) has not returned.
-    pub async fn stop(mut self) -> Result<(), WorkerError> {
-        (self.begin_stop)();
-        self.ended().await
+    pub async fn stop(self) -> Result<(), WorkerError> {
+        self.background.stop().await
     }
 
     /// Resolves when the worker has ended. Unless it is told to stop, it only ends with an error.
@@ -675,18 +653,7 @@ impl RunningWorker {
     /// # Errors
     /// The error that ended the worker. Only the first call returns it; later calls return `Ok` at once.
     pub async fn ended(&mut self) -> Result<(), WorkerError> {
-        let Some(ended) = &mut self.ended else {
-            return Ok(());
-        };
-        let result = ended.await;
-        self.ended = None;
-        result.map_err(|e| WorkerError::Run(e.into()))?
-    }
-}
-
-impl Drop for RunningWorker {
-    fn drop(&mut self) {
-        (self.begin_stop)();
+        self.background.ended().await
     }
 }
 
