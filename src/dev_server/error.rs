@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use crate::base::text::exactly;
+
 /// An error while the local Temporal dev server is found, fetched, started or stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -108,8 +110,8 @@ pub enum DevServerError {
 
     /// The server runs, but did not answer in time. It has been stopped. On a busy machine a second try may help.
     #[error(
-        "the dev server did not answer within {} s and was stopped: try again on a less busy machine; {}",
-        waited.as_secs(),
+        "the dev server did not answer within {} and was stopped: try again on a less busy machine; {}",
+        exactly(*waited),
         output_text(output)
     )]
     NotReady {
@@ -121,8 +123,8 @@ pub enum DevServerError {
 
     /// The server did not end, although it was first asked to end and then killed. End it by its process id.
     #[error(
-        "the dev server did not end within {} s: end process {pid} by hand",
-        waited.as_secs()
+        "the dev server did not end within {}: end process {pid} by hand",
+        exactly(*waited)
     )]
     NotStopped {
         /// The server's process id.

@@ -473,7 +473,7 @@ pub(super) mod tests {
         progress.throttled = Some(Throttled {
             by: "replica".to_owned(),
             factor: 0.75,
-            reason: "replica lag 1.4 s > 1 s".to_owned(),
+            reason: "replica lag 1.4s > 1s".to_owned(),
             since: Timestamp(1_700_000_090_000),
         });
         progress.items_per_second = Some(480.5);

@@ -129,12 +129,12 @@ async fn throttles_are_named_with_their_reason() {
         .batch::<NumbersProcessor>(UpTo { n: 100_000_000 })
         .throttle("switch");
     let handle = env.start(&batch).await;
-    says(&handle, HeldBy::Throttle, "held: replica lag 3.2 s > 2 s").await;
+    says(&handle, HeldBy::Throttle, "held: replica lag 3.2s > 2s").await;
     switch.set(SLOW);
     says(
         &handle,
         HeldBy::Throttle,
-        "slowed to 25 %: replica lag 1.5 s > 1 s",
+        "slowed to 25 %: replica lag 1.5s > 1s",
     )
     .await;
     switch.set(GO);

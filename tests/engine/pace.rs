@@ -66,10 +66,10 @@ impl Throttle for Switch {
             GO => Ok(Verdict::Go),
             SLOW => Ok(Verdict::Slow {
                 factor: 0.25,
-                reason: "replica lag 1.5 s > 1 s".to_owned(),
+                reason: "replica lag 1.5s > 1s".to_owned(),
             }),
             HOLD => Ok(Verdict::Hold {
-                reason: "replica lag 3.2 s > 2 s".to_owned(),
+                reason: "replica lag 3.2s > 2s".to_owned(),
             }),
             _ => Err("no connection".into()),
         }
@@ -389,7 +389,7 @@ async fn a_throttle_holds_slows_and_releases_with_its_reason() {
     })
     .await;
     assert_eq!(held.phase, Phase::Held);
-    assert_eq!(held.explanation, "held: replica lag 3.2 s > 2 s");
+    assert_eq!(held.explanation, "held: replica lag 3.2s > 2s");
     assert_eq!(held.throttled.as_ref().unwrap().by, "switch");
     assert!(
         numbers.record().fetches.is_empty(),
@@ -402,10 +402,7 @@ async fn a_throttle_holds_slows_and_releases_with_its_reason() {
     })
     .await;
     assert_eq!(slowed.held_by, Some(HeldBy::Throttle));
-    assert_eq!(
-        slowed.explanation,
-        "slowed to 25 %: replica lag 1.5 s > 1 s"
-    );
+    assert_eq!(slowed.explanation, "slowed to 25 %: replica lag 1.5s > 1s");
     assert!(numbers.record().most_in_flight <= 2);
 
     switch.set(GO);

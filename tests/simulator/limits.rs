@@ -118,7 +118,7 @@ impl Throttle for HoldsFor {
         Ok(match self.held.contains(&call) {
             true if self.fails => return Err("no connection".into()),
             true => Verdict::Hold {
-                reason: "replica lag 9 s > 1 s".to_owned(),
+                reason: "replica lag 9s > 1s".to_owned(),
             },
             false => Verdict::Go,
         })
@@ -150,7 +150,7 @@ fn a_throttle_holds_the_batch_until_it_lets_go() {
     let held = held.unwrap();
     assert_eq!(held.held_by, Some(HeldBy::Throttle));
     let throttled = held.throttled.as_ref().unwrap();
-    assert_eq!(throttled.reason, "replica lag 9 s > 1 s");
+    assert_eq!(throttled.reason, "replica lag 9s > 1s");
 }
 
 #[test]

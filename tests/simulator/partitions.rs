@@ -9,7 +9,7 @@ use temporal_batch::{
     Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, Partition,
     ProcessorSettings, Reducer, SkipAhead,
     progress::{PartitionState, Phase},
-    settings::{RetryPolicy, Settings},
+    settings::{Limit, OnExceeded, RetryPolicy, Settings, Tolerance},
     testing::{HookCall, Request, SimulatedRun, Simulator},
 };
 
@@ -42,6 +42,8 @@ struct Mail {
     records: Mutex<BTreeMap<(String, u64), u32>>,
     /// The tenant whose first page is refused.
     refused: Option<&'static str>,
+    /// The tenant whose pages cannot be read.
+    unreadable: Option<&'static str>,
 }
 
 impl Mail {
@@ -71,7 +73,11 @@ impl PageProcessor for Mail {
     }
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
-        let last = ctx.args().size(ctx.partition().unwrap());
+        let tenant = ctx.partition().unwrap();
+        if self.unreadable == Some(tenant) {
+            return Err(PageError::non_retryable("NoTable", "the table is gone"));
+        }
+        let last = ctx.args().size(tenant);
         Page::keyset(numbers_of(ctx, last), |n| *n)
     }
 
@@ -269,6 +275,46 @@ fn a_page_that_is_given_up_is_counted_and_told_and_the_other_partitions_complete
     }
     numbers.dedup();
     assert_eq!(numbers.len(), 2, "the page and the end: {:#?}", run.hooks);
+}
+
+#[test]
+fn a_tolerance_that_is_exceeded_stops_every_partition() {
+    let mail = Mail {
+        refused: Some("b"),
+        ..Mail::default()
+    };
+    let tenants = Tenants::of(&[("a", 1_000), ("b", 1_000)]);
+    let tolerance = Tolerance::new()
+        .pages(Limit::count(0))
+        .then(OnExceeded::Stop);
+    let batch = batch(&tenants).max_parallelism(2).tolerate(tolerance);
+    let run = simulate(&Simulator::new().page_takes(SECOND), &mail, &batch);
+    assert_eq!(run.outcome, Outcome::Stopped, "{run:#?}");
+    assert_eq!(run.failed.len(), 1);
+    let reason = run.reason.unwrap();
+    assert!(
+        reason.contains("0 of 2 partitions are finished"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_partition_that_cannot_be_read_fails_the_batch_with_its_name() {
+    let mail = Mail {
+        unreadable: Some("b"),
+        ..Mail::default()
+    };
+    let tenants = Tenants::of(&[("a", 1_000), ("b", 1_000)]);
+    let batch = batch(&tenants).max_parallelism(2);
+    let run = simulate(&Simulator::new().page_takes(SECOND), &mail, &batch);
+    assert_eq!(run.outcome, Outcome::Failed, "{run:#?}");
+    let reason = run.reason.unwrap();
+    assert!(reason.starts_with("partition \"b\" failed: "), "{reason}");
+    assert_eq!(run.output.unwrap()["records"], run.items.processed);
+    let partitions = &run.report.progress.partitions;
+    let states = partitions.iter().map(|p| (p.name.as_str(), p.state));
+    let states: BTreeMap<_, _> = states.collect();
+    assert_eq!(states["b"], PartitionState::Waiting);
 }
 
 #[test]

@@ -94,7 +94,7 @@ async fn until_held(throttle: &PostgresThrottle, what: &str) -> String {
     }
 }
 
-/// `3.2` of `replica lag 3.2 s > 2 s`.
+/// `3.2` of `replica lag 3.2s > 2s`.
 fn figure(reason: &str, before: &str, after: &str) -> f64 {
     let figure = reason
         .strip_prefix(before)
@@ -145,7 +145,7 @@ async fn an_old_transaction_holds_unless_it_belongs_to_a_batch() {
     let mut report = connect_as("report", &url).await;
     report.execute(sqlx::raw_sql(begin)).await.unwrap();
     let reason = until_held(&old, "an old transaction").await;
-    let age = figure(&reason, "oldest transaction ", " s > 0.3 s");
+    let age = figure(&reason, "oldest transaction ", "s > 0.3s");
     assert!((0.3..60.0).contains(&age), "{reason}");
     let slows = throttle(&pool, |t| {
         t.max_transaction_age(Duration::from_millis(300)..Duration::from_secs(3600))
@@ -153,7 +153,7 @@ async fn an_old_transaction_holds_unless_it_belongs_to_a_batch() {
     match ask(&slows).await {
         Ok(Verdict::Slow { factor, reason }) => {
             assert_eq!(factor, 0.99);
-            figure(&reason, "oldest transaction ", " s > 0.3 s");
+            figure(&reason, "oldest transaction ", "s > 0.3s");
         }
         other => panic!("{other:?}"),
     }
@@ -466,7 +466,7 @@ async fn a_lagging_or_missing_replica_holds() {
         let Ok(Verdict::Hold { reason }) = held else {
             panic!("{whose}: {held:?}");
         };
-        let lag = figure(&reason, "replica lag ", " s > 1 s");
+        let lag = figure(&reason, "replica lag ", "s > 1s");
         assert!((1.0..60.0).contains(&lag), "{whose}: {reason}");
     }
     match ask(&slows).await {
@@ -493,7 +493,7 @@ async fn a_lagging_or_missing_replica_holds() {
 
     primary.stop(Stop::Fast);
     let reason = until_held(&from_replica, "a replica that is cut off").await;
-    figure(&reason, "replica lag ", " s > 1 s");
+    figure(&reason, "replica lag ", "s > 1s");
     primary.start();
     until_go(&from_replica, "the primary").await;
 }

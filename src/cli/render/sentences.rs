@@ -458,7 +458,7 @@ pub(crate) mod tests {
             throttled: Some(Throttled {
                 by: "replica".to_owned(),
                 factor: 0.0,
-                reason: "replica lag 3.2 s > 2 s".to_owned(),
+                reason: "replica lag 3.2s > 2s".to_owned(),
                 since: at(30),
             }),
             windows: vec!["22:00..06:00".to_owned()],
@@ -481,7 +481,7 @@ pub(crate) mod tests {
                 "page size: 2,500 items; tuned between 100..10000 at 1s",
                 "stride: 104 pages; tuned to 5s: a page takes about 48ms",
                 "rate: 5,000 items/s at most, 2.5 pages/s at most, a pause of 250ms before each page",
-                "throttle: replica holds the batch for 30s: replica lag 3.2 s > 2 s",
+                "throttle: replica holds the batch for 30s: replica lag 3.2s > 2s",
                 "window: 22:00..06:00; closed, opens at 2023-11-15T00:14:20Z (in 2h)",
                 "lock: waits for products, which emails-2026 holds",
                 "in flight: 3 under 10s, 1 under 10m since its dispatch",

@@ -560,14 +560,14 @@ mod tests {
 
     fn hold() -> Verdict {
         Verdict::Hold {
-            reason: "replica lag 3 s > 2 s".to_owned(),
+            reason: "replica lag 3s > 2s".to_owned(),
         }
     }
 
     fn slow(factor: f64) -> Verdict {
         Verdict::Slow {
             factor,
-            reason: "replica lag 1.5 s > 1 s".to_owned(),
+            reason: "replica lag 1.5s > 1s".to_owned(),
         }
     }
 

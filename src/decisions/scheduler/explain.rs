@@ -331,19 +331,19 @@ pub(super) mod tests {
             "held: its throttles have not answered yet",
         );
         let hold = Verdict::Hold {
-            reason: "replica lag 3.2 s > 2 s".to_owned(),
+            reason: "replica lag 3.2s > 2s".to_owned(),
         };
         case.pacing.throttle("db", &hold, NOW);
-        says(&case, HeldBy::Throttle, "held: replica lag 3.2 s > 2 s");
+        says(&case, HeldBy::Throttle, "held: replica lag 3.2s > 2s");
         let slow = Verdict::Slow {
             factor: 0.4,
-            reason: "replica lag 1.2 s > 1 s".to_owned(),
+            reason: "replica lag 1.2s > 1s".to_owned(),
         };
         case.pacing.throttle("db", &slow, NOW);
         says(
             &case,
             HeldBy::Throttle,
-            "slowed to 40 %: replica lag 1.2 s > 1 s",
+            "slowed to 40 %: replica lag 1.2s > 1s",
         );
         case.pause = Some(PauseNote {
             who: Some("ann@db-1".to_owned()),

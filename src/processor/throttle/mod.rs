@@ -40,7 +40,7 @@ pub enum Verdict {
     Slow {
         /// The fraction, more than 0 and less than 1. Any other value counts as a failure of the throttle.
         factor: f64,
-        /// The reason, with figures: `replica lag 1.4 s > 1 s`. The first 200 characters are kept.
+        /// The reason, with figures: `replica lag 1.4s > 1s`. The first 200 characters are kept.
         reason: String,
     },
     /// The batch must not start anything.

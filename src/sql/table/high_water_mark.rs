@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Table, inspect::Identity, key::Key};
 use crate::{
-    base::error::PageError,
+    base::{error::PageError, text::exactly},
     processor::waiting,
     sql::{Database, backend::dialect::Dialect as _, connection::pool::on_pool},
 };
@@ -56,10 +56,10 @@ impl Table {
             if waited >= longest {
                 waiting::tell(None);
                 return Err(PageError::retryable(format_args!(
-                    "transactions that wrote to {} before the start are still open after {} s: {}; a row of \
+                    "transactions that wrote to {} before the start are still open after {}: {}; a row of \
                      theirs could be left out",
                     self.quoted_name(),
-                    waited.as_secs(),
+                    exactly(waited),
                     listed(&older)
                 ))
                 .with_type("OlderTransactions"));
@@ -132,11 +132,17 @@ fn listed(writers: &[Writer]) -> String {
     shown.join(", ")
 }
 
+/// Shows an age in seconds.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn seconds(age: i64) -> String {
+    exactly(Duration::from_secs(age.unsigned_abs()))
+}
+
 #[cfg(feature = "postgres")]
 mod postgres {
     use sqlx::{PgPool, Row as _};
 
-    use super::Writer;
+    use super::{Writer, seconds};
     use crate::sql::connection::pgbouncer::rows_of;
 
     /// Every role can see locks and process ids. A writer holds `RowExclusiveLock` on the table that the statement
@@ -173,7 +179,8 @@ ORDER BY 1";
                 let age: Option<i64> = row.try_get(2)?;
                 let state: Option<String> = row.try_get(3)?;
                 let prepared: Option<String> = row.try_get(4)?;
-                let age = age.map_or_else(String::new, |age| format!(", open for {age} s"));
+                let age =
+                    age.map_or_else(String::new, |age| format!(", open for {}", seconds(age)));
                 let state = state.map_or_else(String::new, |state| format!(", {state}"));
                 let is_prepared = prepared.is_some();
                 let shown = match (pid, prepared) {
@@ -197,7 +204,7 @@ mod mysql {
 
     use sqlx::{AssertSqlSafe, MySqlPool, Row as _, mysql::MySqlRow};
 
-    use super::Writer;
+    use super::{Writer, seconds};
     use crate::{base::error::PageError, sql::connection::lease::LeasedTransaction};
 
     /// Opens a transaction that the query for open transactions shows, too.
@@ -255,9 +262,9 @@ WHERE trx_rows_modified > 0 OR trx_mysql_thread_id = CONNECTION_ID() ORDER BY tr
         let text = |at: usize| row.try_get_unchecked::<Option<String>, _>(at);
         let (id, thread, age) = (text(0)?, text(1)?, text(2)?);
         let (id, thread) = (id.unwrap_or_default(), thread.unwrap_or_default());
-        let age = age.unwrap_or_default();
+        let age = seconds(age.and_then(|age| age.parse().ok()).unwrap_or_default());
         Ok(Writer {
-            shown: format!("thread {thread} (transaction {id}, open for {age} s)"),
+            shown: format!("thread {thread} (transaction {id}, open for {age})"),
             id,
             prepared: false,
         })

@@ -258,11 +258,11 @@ pub(super) fn figure(number: f64) -> String {
     text.to_owned()
 }
 
-/// Shows `3.2 s > 2 s`, with more digits if both sides would look the same.
+/// Shows `3.2s > 2s`, with more digits if both sides would look the same.
 fn seconds(value: f64, limit: f64) -> String {
     let rounded = (value * 10.0).round() / 10.0;
     let shown = if rounded > limit { rounded } else { value };
-    format!("{} s > {} s", figure(shown), figure(limit))
+    format!("{}s > {}s", figure(shown), figure(limit))
 }
 
 fn megabytes(bytes: f64) -> String {
@@ -304,9 +304,9 @@ mod tests {
             reasons,
             [
                 "1 of 2 replicas stream",
-                "replica lag 3.2 s > 2 s",
+                "replica lag 3.2s > 2s",
                 "a replica is 34 MB behind > 16.8 MB",
-                "oldest transaction 60.04 s > 60 s",
+                "oldest transaction 60.04s > 60s",
                 "5 transactions wait for locks > 4",
                 "1 active connection > 0",
                 "WAL 62.1 MB/s > 50 MB/s",

@@ -242,7 +242,7 @@ impl Painter<'_> {
         let samples = self.model.samples.latest(usize::from(area.width));
         let data: Vec<u64> = samples.map(|rate| rate.round() as u64).collect();
         let most = data.iter().max().copied().unwrap_or_default();
-        let text = format!("items/s, last {} s, at most {}", data.len(), number(most));
+        let text = format!("items/s, last {}s, at most {}", data.len(), number(most));
         frame.render_widget(Line::styled(text, self.quiet()), title);
         let sparkline = Sparkline::default()
             .data(data)

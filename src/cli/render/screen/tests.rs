@@ -109,7 +109,7 @@ fn a_large_screen_shows_everything() {
     assert_shows(
         &lines,
         &[
-            "items/s, last 9 s, at most 100",
+            "items/s, last 9s, at most 100",
             "parallelism 12 of 32 in flight",
             "page size   1,000 items",
             "rate        5,000 items/s at most",
