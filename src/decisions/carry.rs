@@ -14,11 +14,14 @@ use crate::{
         check::Checked,
         report::BatchReport,
     },
-    protocol::{ControlState, Controls, PartOf, Prepared},
+    protocol::{ControlState, Controls, PartOf, Prepared, message::messages},
 };
+
+messages!(EndDetails<W>, ControllerInput<W>);
 
 /// Input of the controller workflow, and with another kind of work of the parent of partitions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct ControllerInput<W = StrideWork> {
     pub version: u32,
     /// Minted when the batch is started; kept over continue-as-new and reset.
@@ -45,6 +48,7 @@ pub(crate) struct Begun {
 
 /// Details of a batch that ended early: its report, and the input with which it can be continued.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct EndDetails<W = StrideWork> {
     /// Flattened, so that a reader that expects a report finds one.
     #[serde(flatten)]

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::{StrideOrder, StrideReport, StrideTerms};
 
+use super::message::messages;
+
+messages!(WatchOrder, StrideResults, BridgeOrders, BridgeInput);
+
 /// Type of the workflow that runs strides over a continue-as-new of their controller.
 pub(crate) const BRIDGE: &str = "temporal-batch.bridge";
 
@@ -18,6 +22,7 @@ pub(crate) const WATCH_WORKFLOWS: &str = "temporal-batch.watch_workflows";
 
 /// Input of a bridge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct BridgeInput {
     pub batch_run: String,
     /// The workflow id of the controller whose strides these are.
@@ -28,6 +33,7 @@ pub(crate) struct BridgeInput {
 
 /// Payload of the `orders` signal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct BridgeOrders {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orders: Vec<StrideOrder>,
@@ -38,6 +44,7 @@ pub(crate) struct BridgeOrders {
 
 /// Payload of the `stride_results` signal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct StrideResults {
     pub batch_run: String,
     /// The workflow id of the bridge. It is needed because a reset restarts the numbers of dispatches.
@@ -55,6 +62,7 @@ pub(crate) struct DispatchReport {
 
 /// Input of the activity that watches workflows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct WatchOrder {
     pub workflows: Vec<String>,
 }

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{base::time::Timestamp, progress::phase::Outcome};
 
+use super::message::messages;
+
+messages!(EndNote, ControlState);
+
 /// The memo field with the latest [`ControlState`], which running strides read.
 pub(crate) const MEMO_CONTROL: &str = "control";
 
@@ -27,6 +31,7 @@ pub(crate) const MEMO_BATCH_RUN: &str = "batch_run";
 
 /// The end of a batch, for listings. The last run may be over before it has published its progress.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct EndNote {
     pub outcome: Outcome,
     /// The start of the batch run.
@@ -35,6 +40,7 @@ pub(crate) struct EndNote {
 
 /// The instructions for running strides. They are in the memo of the workflow, where reading them needs no worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct ControlState {
     pub batch_run: String,
     /// True if strides should end at the next page boundary: the batch is paused or cancelled, or a continue-as-new

@@ -6,6 +6,7 @@
 //!
 //! | file | content |
 //! |---|---|
+//! | `message` | how messages are read |
 //! | `names` | names of workflows, activities, signals, updates, queries and error types; the version |
 //! | `stride` | orders and reports of strides |
 //! | `steering`, `settings` | requests of operators; the builder of a `set` |
@@ -22,6 +23,7 @@
 pub(crate) mod bridge;
 pub(crate) mod large_args;
 pub(crate) mod memo;
+pub(crate) mod message;
 pub(crate) mod names;
 pub(crate) mod partition;
 pub(crate) mod settings;

@@ -12,6 +12,17 @@ use crate::{
     protocol::steering::PageSizeSetting,
 };
 
+use super::message::messages;
+
+messages!(
+    SplitOrder,
+    SplitAnswer,
+    ShareOrder,
+    Settled,
+    PartitionsOrder,
+    PartitionNews
+);
+
 /// The partition that a controller runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PartOf {
@@ -41,6 +52,7 @@ pub(crate) fn partition_in(batch_id: &str, workflow_id: &str) -> Option<u32> {
 
 /// Input of the activity that watches partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct PartitionsOrder {
     pub batch_id: String,
     pub batch_run: String,
@@ -48,6 +60,7 @@ pub(crate) struct PartitionsOrder {
 
 /// Payload of the `partition_news` signal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct PartitionNews {
     pub batch_run: String,
     pub looks: Vec<(u32, PartitionSnapshot)>,
@@ -55,6 +68,7 @@ pub(crate) struct PartitionNews {
 
 /// Payload of the `share` signal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct ShareOrder {
     pub batch_run: String,
     pub seq: u64,
@@ -65,6 +79,7 @@ pub(crate) struct ShareOrder {
 
 /// Payload of the `settled` signal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct Settled {
     pub batch_run: String,
     pub number: u32,
@@ -73,6 +88,7 @@ pub(crate) struct Settled {
 
 /// Input of the activity that has a range split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct SplitOrder {
     pub processor: String,
     pub args: serde_json::Value,
@@ -85,6 +101,7 @@ pub(crate) struct SplitOrder {
 
 /// Result of the activity that has a range split.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct SplitAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<PageToken>,

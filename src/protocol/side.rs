@@ -20,8 +20,28 @@ use crate::{
     progress::{check::Check, report::BatchReport},
 };
 
+use super::message::messages;
+
+messages!(
+    WindowsOrder,
+    WaitNews,
+    ThrottleOrder,
+    ThrottleNews,
+    Prepared,
+    PrepareInput,
+    LockOrder,
+    LockHeld,
+    KeepReport,
+    HookOrder,
+    Combined,
+    CombineOrder,
+    CheckOrder,
+    CheckAnswer
+);
+
 /// Input of the prepare activity.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct PrepareInput {
     pub processor: String,
     pub args: serde_json::Value,
@@ -42,6 +62,7 @@ pub(crate) struct PrepareInput {
 
 /// Input of the hook activity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct HookOrder {
     pub name: String,
     #[serde(flatten)]
@@ -52,6 +73,7 @@ pub(crate) struct HookOrder {
 
 /// Input of the activity that keeps the final report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct KeepReport {
     pub processor: String,
     pub args: serde_json::Value,
@@ -61,6 +83,7 @@ pub(crate) struct KeepReport {
 /// The settings of a processor, as a worker reports them before the first page. They are stored, so that a running
 /// batch keeps the settings with which it began.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct Prepared {
     pub retry_mode: RetryMode,
     pub retry: RetryPolicy,
@@ -105,6 +128,7 @@ impl Prepared {
 
 /// Input of the activity that computes windows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct WindowsOrder {
     pub windows: Vec<Window>,
     pub from: Timestamp,
@@ -112,6 +136,7 @@ pub(crate) struct WindowsOrder {
 
 /// Input of the activity that polls the throttles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct ThrottleOrder {
     pub batch_id: String,
     pub batch_run: String,
@@ -120,6 +145,7 @@ pub(crate) struct ThrottleOrder {
 
 /// Payload of the `throttled` signal: the combined verdict of a batch's throttles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct ThrottleNews {
     pub batch_run: String,
     pub verdict: Verdict,
@@ -129,6 +155,7 @@ pub(crate) struct ThrottleNews {
 
 /// Input of the activity that takes a lock.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct LockOrder {
     pub name: String,
     pub batch_id: String,
@@ -139,6 +166,7 @@ pub(crate) struct LockOrder {
 
 /// Payload of the `lock_held` signal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct LockHeld {
     pub batch_run: String,
     /// The batch that has the lock.
@@ -147,6 +175,7 @@ pub(crate) struct LockHeld {
 
 /// Payload of the `waits` signal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct WaitNews {
     pub batch_run: String,
     pub for_what: WaitsFor,
@@ -171,6 +200,7 @@ pub(crate) enum WaitsFor {
 
 /// Input of the check activity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct CheckOrder {
     pub batch_id: String,
     pub batch_run: String,
@@ -187,6 +217,7 @@ pub(crate) struct CheckOrder {
 
 /// Result of the check activity.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct CheckAnswer {
     /// Absent where the processor checks nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -195,6 +226,7 @@ pub(crate) struct CheckAnswer {
 
 /// Input of the activity that combines the outputs of pages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct CombineOrder {
     pub processor: String,
     pub args: serde_json::Value,
@@ -204,6 +236,7 @@ pub(crate) struct CombineOrder {
 
 /// Result of the activity that combines.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct Combined {
     pub part: serde_json::Value,
 }

@@ -23,8 +23,21 @@ use crate::{
     progress::{PauseNote, audit::Given},
 };
 
+use super::message::messages;
+
+messages!(
+    SteerRequest,
+    SetRequest,
+    ResumeRequest,
+    PauseRequest,
+    Controls,
+    ClientLooks,
+    ApproveRequest
+);
+
 /// The state of a batch that operators can change while it runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct Controls {
     pub max_parallelism: u32,
     pub paused: bool,
@@ -75,10 +88,12 @@ impl Controls {
 
 /// Argument of the `look` signal.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct ClientLooks {}
 
 /// Argument of the `pause` update.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct PauseRequest {
     pub reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,6 +114,7 @@ pub(crate) struct PauseRequest {
 
 /// Argument of the `resume` update.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct ResumeRequest {
     #[serde(flatten)]
     pub given: Given,
@@ -109,6 +125,7 @@ pub(crate) struct ResumeRequest {
 
 /// Argument of the `set` update. An absent setting stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct SetRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_parallelism: Option<u32>,
@@ -182,6 +199,7 @@ pub(crate) enum PageSizeSetting {
 /// Payload of the `steer` signal. A client sends the signal when an update got no answer. The update may still have
 /// been applied, so the request has an id and can be repeated without harm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct SteerRequest {
     pub id: String,
     pub what: Steer,
@@ -235,6 +253,7 @@ pub(crate) struct RecoverNote {
 
 /// Argument of the `approve` update.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct ApproveRequest {
     #[serde(flatten)]
     pub given: Given,

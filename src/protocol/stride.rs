@@ -25,8 +25,20 @@ use crate::{
     },
 };
 
+use super::message::messages;
+
+messages!(
+    StrideReport,
+    StrideOrder,
+    NextPage,
+    Checkpoint,
+    AcceptedEndRequest,
+    AcceptedEnd
+);
+
 /// Input of the stride activity: a run of consecutive pages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct StrideOrder {
     pub batch_run: String,
     pub batch_id: String,
@@ -165,6 +177,7 @@ impl StrideOrder {
 
 /// Result of the stride activity.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct StrideReport {
     /// The point up to which all pages from the start of the order are finished. `None` if no page is finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -312,6 +325,7 @@ impl From<FailedAttempt> for GiveUp {
 /// Payload of the `next_page` signal: the starts of the strides that follow `stride`. If pages run at most once, an
 /// empty list means that the data ends with the page that the stride is about to process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct NextPage {
     pub batch_run: String,
     /// The stride that announces; the first token starts the stride after it.
@@ -323,6 +337,7 @@ pub(crate) struct NextPage {
 
 /// Heartbeat details of a stride: a hint where a later attempt may continue.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct Checkpoint {
     /// The finished work, as in a report.
     pub done: StrideReport,
@@ -358,6 +373,7 @@ pub(crate) struct ItemMark {
 
 /// Argument of the `accepted_end` update.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct AcceptedEndRequest {
     pub batch_run: String,
     pub stride: u64,
@@ -365,6 +381,7 @@ pub(crate) struct AcceptedEndRequest {
 
 /// Answer of the `accepted_end` update.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub(crate) struct AcceptedEnd {
     /// True if the batch run is still the one in the request, and the stride is still open.
     pub open: bool,

@@ -23,7 +23,8 @@ use crate::{
     processor::stop_signal::StopSignal,
     progress::Progress,
     protocol::{
-        ControlState, MEMO_BATCH_RUN, MEMO_CONTROL, MEMO_PROGRESS, StrideOrder, partition_in,
+        ControlState, MEMO_BATCH_RUN, MEMO_CONTROL, MEMO_PROGRESS, StrideOrder, message::Json,
+        partition_in,
     },
 };
 
@@ -335,7 +336,7 @@ fn partitions_in(
 
 pub(super) fn progress_in(description: &WorkflowExecutionDescription) -> Option<Progress> {
     match description.memo().get(MEMO_PROGRESS) {
-        Ok(progress) => progress,
+        Ok(progress) => progress.map(|Json(progress)| progress),
         Err(error) => {
             // The progress may be from another version while a deployment is under way.
             tracing::debug!(%error, "the progress of the batch could not be read");

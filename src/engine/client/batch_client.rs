@@ -32,7 +32,7 @@ use crate::{
         controller::{Controller, PartitionParent},
     },
     progress::{Progress, audit::Given},
-    protocol::{self, EndNote, large_args::carried},
+    protocol::{self, EndNote, large_args::carried, message::Json},
 };
 
 /// The memo field that holds the processor's name, for listings.
@@ -353,11 +353,11 @@ impl BatchClient {
                 }
                 let state = BatchStatus::from(status);
                 let memo = execution.memo();
-                let progress = memo.get::<Progress>(protocol::MEMO_PROGRESS);
+                let progress = memo.get::<Json<Progress>>(protocol::MEMO_PROGRESS);
                 let progress = progress.ok().flatten();
                 let ended = memo.get::<EndNote>(protocol::MEMO_ENDED).ok().flatten();
                 let begun = ended.as_ref().map(|ended| ended.started_at);
-                let begun = begun.or(progress.map(|progress| progress.started_at));
+                let begun = begun.or(progress.map(|Json(progress)| progress.started_at));
                 let batch = ListedBatch {
                     batch_id: execution.id().to_owned(),
                     processor: memo.get(MEMO_PROCESSOR).ok().flatten(),

@@ -21,7 +21,7 @@ use crate::{
         phase::{HeldBy, Phase},
         report::BatchReport,
     },
-    protocol,
+    protocol::{self, message::Json},
 };
 
 /// Time limit for a worker to accept a batch.
@@ -174,7 +174,7 @@ impl BatchHandle {
             workflow.get_result(options).await
         };
         match self.outages.through(get_result).await {
-            Ok(report) => Ok(EndDetails {
+            Ok(Json(report)) => Ok(EndDetails {
                 report,
                 continuation: None,
             }),

@@ -26,7 +26,7 @@ use crate::{
     engine::controller::Controller,
     page::size::Stand,
     progress::{Progress, by_age, phase::Phase},
-    protocol::{ClientLooks, MEMO_FULL, MEMO_PROGRESS},
+    protocol::{ClientLooks, MEMO_FULL, MEMO_PROGRESS, message::Json},
 };
 
 /// Time limit for the controller to show its progress if an older one is available.
@@ -451,8 +451,8 @@ fn waits_for_worker(description: &WorkflowExecutionDescription) -> Option<Timest
 /// Reads the progress from the memo, with its longer lists if they are there.
 fn progress_in(description: &WorkflowExecutionDescription) -> Option<Progress> {
     let memo = description.memo();
-    let mut progress = memo.get::<Progress>(MEMO_PROGRESS).ok().flatten()?;
-    if let Ok(Some(full)) = memo.get::<Progress>(MEMO_FULL) {
+    let Json(mut progress) = memo.get::<Json<Progress>>(MEMO_PROGRESS).ok().flatten()?;
+    if let Ok(Some(Json(full))) = memo.get(MEMO_FULL) {
         progress.lengthen(full);
     }
     Some(progress)

@@ -24,7 +24,7 @@ use crate::{
     protocol::{
         self, AcceptedEnd, AcceptedEndRequest, ApproveRequest, ClientLooks, Controls, LockHeld,
         NextPage, PartitionNews, PauseRequest, ResumeRequest, SetRequest, Settled, ShareOrder,
-        SteerRequest, StrideResults, ThrottleNews, WaitNews,
+        SteerRequest, StrideResults, ThrottleNews, WaitNews, message::Json,
     },
 };
 
@@ -48,14 +48,14 @@ macro_rules! handlers {
             }
 
             #[run(name = $name)]
-            pub(crate) async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<BatchReport> {
+            pub(crate) async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<Json<BatchReport>> {
                 let ctx = &*ctx;
                 let mut run = std::pin::pin!(run_batch(ctx));
                 let run = std::future::poll_fn(|cx| {
                     show_who_looks(ctx);
                     run.as_mut().poll(cx)
                 });
-                crate::engine::query_safety::in_step(ctx, run).await
+                crate::engine::query_safety::in_step(ctx, run).await.map(Json)
             }
 
             /// The latest verdict of a throttle.
@@ -92,8 +92,8 @@ macro_rules! handlers {
 
             /// The progress for Temporal's own tools. This crate never sends the query; `query_safety` gives the reason.
             #[query(name = protocol::PROGRESS)]
-            pub(crate) fn progress(&self, _ctx: &WorkflowContextView) -> Progress {
-                self.0.look()
+            pub(crate) fn progress(&self, _ctx: &WorkflowContextView) -> Json<Progress> {
+                Json(self.0.look())
             }
 
             /// Stops dispatching. Running pages finish. Pausing a paused batch only changes the reason.

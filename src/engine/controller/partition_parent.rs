@@ -40,7 +40,7 @@ use crate::{
         },
     },
     progress::report::BatchReport,
-    protocol::{self, PartitionsOrder, SplitAnswer},
+    protocol::{self, PartitionsOrder, SplitAnswer, message::Json},
 };
 
 /// The timeout of one attempt to find the middle of a range.
@@ -195,7 +195,7 @@ fn child<'a>(
         };
         ctx.batch_mut(|s| s.partition_started(number));
         match started.result().await {
-            Ok(report) => ChildEnd::Report(Box::new(EndDetails {
+            Ok(Json(report)) => ChildEnd::Report(Box::new(EndDetails {
                 report,
                 continuation: None,
             })),
