@@ -4,13 +4,16 @@
 //! |---|---|
 //! | here | the attempts at items, reading items, and aggregating |
 //! | `ended_children` | the ends of children of earlier runs |
+//! | `id_owner` | the workflows whose ids are taken |
 
 mod ended_children;
+mod id_owner;
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use temporal_batch::{PageError, of_crates::Heartbeats};
+use temporalio_common::error::ApplicationErrorCategory;
 use temporalio_sdk::{
     ApplicationFailure,
     activities::{ActivityContext, ActivityError},
@@ -20,11 +23,15 @@ use crate::{
     item::ItemContext,
     outcome::{ItemFailure, failure_types as types},
     protocol::{
-        AggregateOrder, AttemptDetails, EndedChild, ItemsRead, ProcessOrder, ReadOrder, WatchOrder,
+        AggregateOrder, AskOrder, AttemptDetails, EndedChild, IdOwner, ItemsRead, LookUpOrder,
+        ProcessOrder, ReadOrder, WatchOrder,
     },
     registry::Registry,
     summary::AggregateContext,
-    workflow::{AggregateActivity, ProcessActivity, ReadActivity, WatchActivity},
+    workflow::{
+        AggregateActivity, AskActivity, LookUpActivity, ProcessActivity, ReadActivity,
+        WatchActivity,
+    },
 };
 
 /// The activity of items.
@@ -119,7 +126,19 @@ impl AsideActivities {
         }
     }
 
-    /// Waits for ends of children of earlier runs.
+    /// Asks children of earlier runs to report by signal.
+    #[activity(definition = AskActivity)]
+    async fn ask(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: AskOrder,
+    ) -> Result<(), ActivityError> {
+        let _alive = Heartbeats::of(&ctx);
+        ended_children::ask(&ctx.client(), order).await;
+        Ok(())
+    }
+
+    /// Looks once at children of earlier runs. An attempt without news fails, and the next one looks again.
     #[activity(definition = WatchActivity)]
     async fn watch(
         self: Arc<Self>,
@@ -127,11 +146,28 @@ impl AsideActivities {
         order: WatchOrder,
     ) -> Result<Vec<EndedChild>, ActivityError> {
         let _alive = Heartbeats::of(&ctx);
-        let client = ctx.client();
-        tokio::select! {
-            ended = ended_children::wait(&client, order) => Ok(ended),
-            () = ctx.cancelled() => Err(ActivityError::cancelled()),
-        }
+        let children = order.children.len();
+        let news = ended_children::look(&ctx.client(), order).await;
+        news.ok_or_else(|| {
+            let why = format!("no news: most of {children} children are running");
+            let failure = ApplicationFailure::builder(why)
+                .type_name("NoNews".to_owned())
+                .category(ApplicationErrorCategory::Benign);
+            failure.build().into()
+        })
+    }
+
+    /// Finds out whose workflow has the id of a child.
+    #[activity(definition = LookUpActivity)]
+    async fn look_up(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: LookUpOrder,
+    ) -> Result<IdOwner, ActivityError> {
+        let _alive = Heartbeats::of(&ctx);
+        id_owner::look_up(&ctx.client(), order)
+            .await
+            .map_err(failed)
     }
 }
 
@@ -140,7 +176,9 @@ const _: () = {
     let _ = ItemActivities::process;
     let _ = AsideActivities::read;
     let _ = AsideActivities::aggregate;
+    let _ = AsideActivities::ask;
     let _ = AsideActivities::watch;
+    let _ = AsideActivities::look_up;
 };
 
 /// Returns the failure of an attempt.

@@ -10,9 +10,10 @@ use temporalio_common::{
 };
 
 use crate::{
-    fanout::{Fanout, InvalidFanout, Items},
+    fanout::{Fanout, Items},
     handle::FanoutHandle,
-    protocol::{FanoutInput, MEMO_CONTENT, MEMO_PROCESSOR},
+    protocol::{FanoutInput, MEMO_CONTENT, MEMO_PROCESSOR, TASK_TIMEOUT},
+    validate::InvalidFanout,
     workflow::FanoutWorkflow,
 };
 
@@ -71,6 +72,7 @@ impl Fanout {
                 false => WorkflowIdReusePolicy::RejectDuplicate,
             })
             .memo(memo)
+            .task_timeout(TASK_TIMEOUT)
             .static_summary(format!("fan-out of {}", spec.processor))
             .build();
         let carry = self.carry();

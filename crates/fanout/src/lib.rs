@@ -65,11 +65,12 @@ mod replay;
 mod retry;
 mod state;
 mod summary;
+mod validate;
 mod worker;
 mod workflow;
 
 pub use client::StartError;
-pub use fanout::{DEFAULT_TASK_QUEUE, Fanout, InvalidFanout, LIST_BYTES};
+pub use fanout::{DEFAULT_TASK_QUEUE, Fanout, LIST_BYTES};
 pub use handle::{AskError, FanoutHandle, ResultError};
 pub use item::{ItemContext, ItemProcessor, ItemSettings};
 pub use outcome::{FailedItem, ItemFailure, ItemOutcome, failure_types};
@@ -78,4 +79,5 @@ pub use protocol::{ClosePolicy, Duplicates, ItemPhase, ItemStatus, Mode, OnFailu
 pub use replay::{ReplayError, replay_history};
 pub use retry::Retry;
 pub use summary::{AggregateContext, SUMMARY_BYTES, Summary, SummaryEntry, add_to_summary};
+pub use validate::InvalidFanout;
 pub use worker::{FanoutWorker, RunningFanoutWorker, WorkerError};

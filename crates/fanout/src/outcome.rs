@@ -18,7 +18,7 @@ pub mod failure_types {
     pub const TERMINATED: &str = "Terminated";
     /// The child reached its execution timeout, or an attempt its time limit.
     pub const TIMED_OUT: &str = "TimedOut";
-    /// The child could not be started, because another workflow has or had its id.
+    /// The child could not be started, because a workflow has or had its id that is no child of this start of the fan-out.
     pub const CHILD_ID_TAKEN: &str = "ChildIdTaken";
     /// The id of the item is that of an earlier item.
     pub const DUPLICATE: &str = "DuplicateItem";
@@ -88,7 +88,7 @@ pub(crate) fn within(output: Value, limit: usize) -> Result<Value, ItemFailure> 
 /// The end of one item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ItemOutcome<T> {
-    /// The position of the item in the input, from 0.
+    /// The position of the item in the input, from 0. Duplicates have positions in a source, and none in a list.
     pub position: u64,
     /// The id of the item.
     pub item_id: String,

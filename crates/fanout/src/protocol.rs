@@ -19,13 +19,20 @@ pub(crate) const ITEM: &str = "temporal-batch.fanout-item";
 pub(crate) const PROCESS: &str = "temporal-batch.fanout-process";
 pub(crate) const READ: &str = "temporal-batch.fanout-read";
 pub(crate) const AGGREGATE: &str = "temporal-batch.fanout-aggregate";
+pub(crate) const ASK: &str = "temporal-batch.fanout-ask";
 pub(crate) const WATCH: &str = "temporal-batch.fanout-watch";
+pub(crate) const LOOK_UP: &str = "temporal-batch.fanout-look-up";
 
 pub(crate) const ITEM_DONE: &str = "item_done";
 pub(crate) const REPORT: &str = "report_by_signal";
 pub(crate) const PROGRESS: &str = "progress";
 pub(crate) const GET_PROGRESS: &str = "get_progress";
 pub(crate) const STATUS: &str = "status";
+
+/// The time limit of a workflow task of a fan-out. A worker that is killed in a task delays the fan-out by that much, and
+/// not its children. With the server's default of 10 s a busy worker that has to replay a run of many children would never
+/// be done in time, and would replay for ever.
+pub(crate) const TASK_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) const MEMO_PROCESSOR: &str = "processor";
 pub(crate) const MEMO_CONTENT: &str = "content";
@@ -255,12 +262,18 @@ pub(crate) struct AggregateOrder {
     pub last: bool,
 }
 
+/// Children of earlier runs that are asked to report by signal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct AskOrder {
+    pub children: Vec<String>,
+}
+
 /// Children of earlier runs that are watched.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct WatchOrder {
     pub children: Vec<WatchedChild>,
-    /// True if the children can be asked to report by signal.
-    pub ask: bool,
+    /// True if the children are workflows of the user's own.
+    pub of_user: bool,
     /// The most bytes of one output.
     pub output_limit: usize,
 }
@@ -285,6 +298,45 @@ pub(crate) enum ChildEnd {
 pub(crate) struct EndedChild {
     pub position: u64,
     pub end: ChildEnd,
+}
+
+/// A child that could not be started because its id was used.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LookUpOrder {
+    pub workflow_id: String,
+    /// The start of the fan-out, and the position of the item.
+    pub run: String,
+    pub position: u64,
+}
+
+/// The workflow that has or had the id of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum IdOwner {
+    /// The child of the same item.
+    Same,
+    /// The child of another item of the same start of the fan-out.
+    Duplicate,
+    /// A workflow that has nothing to do with this start of the fan-out, and has ended.
+    Ended,
+    /// Such a workflow that runs.
+    Running,
+    /// The workflow no longer exists.
+    Gone,
+}
+
+/// Returns the text in the details of a child that tells whose child it is.
+pub(crate) fn child_details(run: &str, position: u64) -> String {
+    format!("{}{position}", of_start(run))
+}
+
+fn of_start(run: &str) -> String {
+    format!("start {run}, position ")
+}
+
+/// Returns the position of a child of this start, by its details.
+pub(crate) fn position_in_details(run: &str, details: &str) -> Option<u64> {
+    details.strip_prefix(&of_start(run))?.parse().ok()
 }
 
 /// The state of one child, by its query `status`.

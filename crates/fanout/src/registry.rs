@@ -9,11 +9,11 @@ use serde_json::Value;
 use temporal_batch::{Next, PageError, PageProcessor, of_crates::read_page};
 
 use crate::{
-    fanout::check_item_id,
     item::{ItemContext, ItemProcessor},
     outcome::{ItemOutcome, failure_types as types},
     protocol::{ItemsRead, ReadOrder},
     summary::AggregateContext,
+    validate::check_item_id,
 };
 
 /// A processor whose types are erased.

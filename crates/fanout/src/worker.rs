@@ -18,7 +18,7 @@ use crate::{
     workflow::{FanoutWorkflow, ItemWorkflow},
 };
 
-/// Slots for reading, aggregating and watching. Watches only wait.
+/// Slots for reading, aggregating and looking at children. A watch has a slot only while it looks.
 const ASIDE_SLOTS: usize = 100;
 /// Time after which a workflow task in the queue of a killed worker moves to another one. The SDK's 10 s would slow every
 /// recovery by that much.

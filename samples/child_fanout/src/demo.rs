@@ -6,14 +6,13 @@ use std::{
 };
 
 use temporal_batch::{BatchClient, settings::IfRunning};
-use temporal_batch_fanout::{
-    AskError, Fanout, FanoutHandle, FanoutOutcome, FanoutReport, Mode, OnFailure, failure_types,
-};
+use temporal_batch_fanout::{AskError, Fanout, FanoutHandle, FanoutReport, Mode, OnFailure};
 
 use crate::{
     Failure, Policy, QUEUE, Settings,
-    fulfil::{Fulfil, Shipment, shipment_file},
+    fulfil::Fulfil,
     orders::{Order, orders},
+    verify::verify,
 };
 
 /// The interval between looks at the progress.
@@ -78,11 +77,8 @@ pub async fn batch(
         never = show_progress(&handle) => match never {},
     };
     show_end(&report, &orders, began.elapsed());
-    verify(&report, &orders, &settings.folder.out, settings.policy)?;
-    println!(
-        "verify: {} shipments as ordered, in order, none twice  OK",
-        done(&report)
-    );
+    let shipped = verify(&report, &orders, &settings.folder.out, settings.policy)?;
+    println!("verify: {shipped} shipments as ordered, in order, none twice  OK");
     Ok(())
 }
 
@@ -142,88 +138,6 @@ fn show_end(report: &FanoutReport, orders: &[Order], took: Duration) {
     let one_by_one: u64 = orders.iter().map(|order| order.millis).sum();
     let one_by_one = Duration::from_millis(one_by_one);
     println!("wall time {took:.1?}; one after the other the items take {one_by_one:.1?}");
-}
-
-/// Compares the report and the files with the orders.
-fn verify(
-    report: &FanoutReport,
-    orders: &[Order],
-    folder: &Path,
-    policy: Policy,
-) -> Result<(), Failure> {
-    let declined = orders.iter().filter(|order| order.card_is_declined).count() as u64;
-    let fails = policy == Policy::FailFast && declined > 0;
-    let expected = match fails {
-        true => FanoutOutcome::Failed,
-        false => FanoutOutcome::Completed,
-    };
-    check(report.outcome == expected, || {
-        format!("the outcome is {:?}", report.outcome)
-    })?;
-    let entries = report
-        .result
-        .as_ref()
-        .map(|result| result["summary"].clone());
-    let entries: Vec<serde_json::Value> = serde_json::from_value(entries.unwrap_or_default())?;
-    let mut shipped = 0;
-    for order in orders {
-        let file = shipment_file(folder, &report.id, &order.id);
-        let shipment = match std::fs::read(&file) {
-            Ok(content) => Some(serde_json::from_slice::<Shipment>(&content)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error.into()),
-        };
-        let wanted = Shipment {
-            order: order.id.clone(),
-            cents: order.cents,
-        };
-        shipped += u64::from(shipment.is_some());
-        let right = shipment
-            .as_ref()
-            .is_none_or(|s| *s == wanted && !order.card_is_declined);
-        check(right, || {
-            format!("the shipment of {} is {shipment:?}", order.id)
-        })?;
-        check(
-            fails || order.card_is_declined || shipment.is_some(),
-            || format!("{} was not shipped", order.id),
-        )?;
-    }
-    let of_type = |failure: &str| {
-        report
-            .failures
-            .iter()
-            .filter(|f| f.failure.error_type == failure)
-            .count() as u64
-    };
-    if fails {
-        check(of_type("CardDeclined") >= 1, || {
-            "no card was declined".to_owned()
-        })?;
-        // A child can be cancelled between its shipment and its end.
-        let cancelled = of_type(failure_types::CANCELLED);
-        return check(shipped <= done(report) + cancelled, || {
-            format!("{shipped} shipments, {} of them reported", done(report))
-        });
-    }
-    check(shipped == done(report), || {
-        format!("{shipped} shipments, {} of them reported", done(report))
-    })?;
-    check(report.progress.failed == declined, || {
-        format!("{declined} cards were declined")
-    })?;
-    let mut wanted = orders.iter().map(|order| order.id.as_str());
-    let in_order = entries
-        .iter()
-        .all(|entry| entry["item_id"].as_str() == wanted.next());
-    check(in_order, || "the summary is out of order".to_owned())
-}
-
-fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
-    match holds {
-        true => Ok(()),
-        false => Err(format!("verify: {}", otherwise()).into()),
-    }
 }
 
 #[cfg(test)]

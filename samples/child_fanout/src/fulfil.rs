@@ -37,9 +37,19 @@ impl Fulfil {
     }
 }
 
-/// The file of the shipment of an order.
+/// The file of the shipments of an order: a line for each, so that a second one would be seen.
 pub fn shipment_file(folder: &Path, batch: &str, order: &str) -> PathBuf {
-    folder.join(batch).join(format!("{order}.json"))
+    folder.join(batch).join(format!("{order}.jsonl"))
+}
+
+/// Reads the shipments of an order.
+pub fn shipments(file: &Path) -> std::io::Result<Vec<Shipment>> {
+    let lines = match std::fs::read_to_string(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        lines => lines?,
+    };
+    let shipments = lines.lines().map(serde_json::from_str);
+    Ok(shipments.collect::<Result<_, _>>()?)
 }
 
 #[async_trait]
@@ -64,7 +74,7 @@ impl ItemProcessor for Fulfil {
             cents: order.cents,
         };
         let file = shipment_file(&self.folder, ctx.fanout_id(), &shipment.order);
-        write_whole(&file, &serde_json::to_vec(&shipment)?)?;
+        ship(&file, &shipment)?;
         Ok(shipment)
     }
 
@@ -83,13 +93,38 @@ impl ItemProcessor for Fulfil {
     }
 }
 
-/// Writes a file that is either whole or absent. An attempt that is repeated writes the same file.
-fn write_whole(file: &Path, content: &[u8]) -> std::io::Result<()> {
+/// Ships an order. An attempt that is repeated finds the shipment of the one before it.
+fn ship(file: &Path, shipment: &Shipment) -> std::io::Result<()> {
+    if shipments(file)?.contains(shipment) {
+        return Ok(());
+    }
     let folder = file.parent().expect("a shipment is in a folder");
     std::fs::create_dir_all(folder)?;
-    let new = file.with_extension("new");
-    let mut writer = std::fs::File::create(&new)?;
-    writer.write_all(content)?;
-    writer.sync_all()?;
-    std::fs::rename(new, file)
+    let mut line = serde_json::to_vec(shipment)?;
+    line.push(b'\n');
+    let mut writer = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)?;
+    writer.write_all(&line)?;
+    writer.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_attempt_ships_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = shipment_file(folder.path(), "B", "A");
+        let shipment = Shipment {
+            order: "A".to_owned(),
+            cents: 1,
+        };
+        for _attempt in 0..2 {
+            ship(&file, &shipment).unwrap();
+        }
+        assert_eq!(shipments(&file).unwrap(), [shipment]);
+    }
 }

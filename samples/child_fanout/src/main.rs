@@ -4,6 +4,7 @@ mod console;
 mod demo;
 mod fulfil;
 mod orders;
+mod verify;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 

@@ -120,6 +120,43 @@ fn shown(after: &str) -> &'static str {
     block.split("```").next().unwrap()
 }
 
+/// The parts of the two batches, each from its banner on.
+fn batches(text: &str) -> [String; 2] {
+    let at = text.find("=== BATCH-001: joins all children ===");
+    let next = text.find("=== BATCH-002: children report by signal ===");
+    let (Some(at), Some(next)) = (at, next) else {
+        panic!("a banner is missing:\n{text}");
+    };
+    assert!(at < next, "the banners are in another order:\n{text}");
+    [&text[at..next], &text[next..]].map(str::to_owned)
+}
+
+/// Checks the lines of a batch whose five orders are done, whatever the README shows, and their order outside the parallel
+/// part.
+fn tells_its_story(batch: &str, id: &str) {
+    let lines: Vec<_> = batch.lines().filter(|line| !line.is_empty()).collect();
+    let at = |wanted: &str| {
+        let found = lines.iter().position(|line| line.starts_with(wanted));
+        found.unwrap_or_else(|| panic!("{id} has no line \"{wanted}\":\n{batch}"))
+    };
+    let mut before = vec![at("Starting child workflows...")];
+    before.extend((1..=5).map(|n| at(&format!("Started child workflow {id}/item/ITEM-00{n}"))));
+    let received = (1..=5).map(|n| at(&format!("Received completion for item ITEM-00{n}")));
+    let aggregating = at(&format!("Aggregating 5 results for batch: {id}"));
+    let after = [
+        aggregating,
+        at("5 ok, 0 failed"),
+        at(&format!("Batch result: {{\"batch_id\":\"{id}\"")),
+        at("wall time"),
+        at("verify: 5 shipments as ordered, in order, none twice  OK"),
+    ];
+    assert!(before.is_sorted() && after.is_sorted(), "{batch}");
+    assert!(
+        received.into_iter().all(|line| line < aggregating),
+        "{batch}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_prints_what_its_readme_shows_and_verifies_its_data() {
     let server = DevServerOptions::new().start().await.unwrap();
@@ -130,12 +167,15 @@ async fn the_demo_prints_what_its_readme_shows_and_verifies_its_data() {
         for args in [&[][..], &["demo", "--seed", "1"][..]] {
             let ended = run(&address, args);
             assert!(ended.ok, "{}\n{}", ended.out, ended.err);
-            assert_eq!(
-                lines(&ended.out),
-                lines(shown("cargo run -p child-fanout\n")),
-                "{}",
-                ended.out
-            );
+            let shown = batches(shown("cargo run -p child-fanout\n"));
+            let printed = batches(&ended.out);
+            for (id, printed, shown) in [
+                ("BATCH-001", &printed[0], &shown[0]),
+                ("BATCH-002", &printed[1], &shown[1]),
+            ] {
+                assert_eq!(lines(printed), lines(shown), "{}", ended.out);
+                tells_its_story(printed, id);
+            }
             progress += progress_lines(&ended.out);
         }
         assert!(progress > 0, "no progress was shown");
@@ -248,4 +288,33 @@ fn without_a_server_the_sample_says_what_it_needs() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[test]
+fn the_readme_names_the_only_thing_that_has_to_run() {
+    let needs = include_str!("../README.md");
+    let needs = needs.split("## Run it").nth(1).unwrap();
+    let needs = needs.split("In a second terminal:").next().unwrap();
+    assert_eq!(needs.matches("    ").count(), 1, "{needs}");
+    assert!(needs.contains("    temporal server start-dev\n"), "{needs}");
+}
+
+/// The address comes from the environment in every test of this file.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_namespace_comes_from_the_environment() {
+    let server = DevServerOptions::new().start().await.unwrap();
+    let address = server.address();
+    let asked = tokio::task::spawn_blocking(move || {
+        let folder = tempfile::tempdir().unwrap();
+        let mut start = command(&address, &folder, &["start"]);
+        let ended = start
+            .env("TEMPORAL_NAMESPACE", "not-there")
+            .output()
+            .unwrap();
+        let error = String::from_utf8(ended.stderr).unwrap();
+        assert!(!ended.status.success(), "{error}");
+        assert!(error.contains("not-there"), "{error}");
+    });
+    asked.await.unwrap();
+    drop(server);
 }

@@ -3,8 +3,6 @@
 //! A child of the fan-out's own type is asked to report by signal, once, and is then looked at only because it may die
 //! without a report. A child of another type is looked at until it ends.
 
-use std::time::Duration;
-
 use futures::StreamExt as _;
 use temporal_batch::of_crates::words;
 use temporalio_client::{
@@ -16,66 +14,49 @@ use temporalio_common::protos::temporal::api::enums::v1::WorkflowExecutionStatus
 
 use crate::{
     outcome::{ItemFailure, failure_types as types, within},
-    protocol::{ChildEnd, EndedChild, WatchOrder, WatchedChild},
+    protocol::{AskOrder, ChildEnd, EndedChild, WatchOrder, WatchedChild},
     workflow::{ItemWorkflow, end_of_result, failure_of_cause},
 };
 
-/// The wait before the second look. Each wait is half as long again, up to [`LONGEST`].
-const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(15);
 /// The calls at the same time.
 const AT_ONCE: usize = 10;
 
-/// The most bytes of the ends that one watch returns, besides the last of them. The next watch finds the others.
+/// The most bytes of the ends that one look returns, besides the last of them. The next look finds the others.
 const ENDS_BYTES: usize = 256 * 1024;
 
-/// Waits until children have ended whose outcomes are unknown to the fan-out, or until all have ended. Returns how they ended,
-/// as far as [`ENDS_BYTES`] go. A child that has reported is no reason to return, but the fan-out is told of it: the report
-/// may be lost if the fan-out was reset.
-pub(super) async fn wait(client: &Client, order: WatchOrder) -> Vec<EndedChild> {
+/// Looks once at all children. Returns how children have ended, as far as [`ENDS_BYTES`] go, or `None` without news.
+///
+/// A child that has reported is no news alone, but the fan-out is told of it: the report may be lost if the fan-out was
+/// reset. It is also told once most children have ended, so that the next looks are at the others only.
+pub(super) async fn look(client: &Client, order: WatchOrder) -> Option<Vec<EndedChild>> {
     let WatchOrder {
-        mut children,
-        ask,
+        children,
+        of_user,
         output_limit,
     } = order;
-    let mut reported = Vec::new();
-    if ask {
-        let mut asked = Vec::new();
-        for child in &children {
-            asked.push(ask_for_report(client, child));
-        }
-        let asked = futures::stream::iter(asked).buffer_unordered(AT_ONCE);
-        asked.collect::<Vec<()>>().await;
+    let all = children.len();
+    let mut looks = Vec::new();
+    for child in children {
+        looks.push(look_at(client, child, of_user));
     }
-    let mut wait = FIRST;
-    loop {
-        let mut looks = Vec::new();
-        for child in children.drain(..) {
-            looks.push(look(client, child, ask));
-        }
-        let looked = futures::stream::iter(looks).buffer_unordered(AT_ONCE);
-        let looked: Vec<_> = looked.collect().await;
-        let mut ended = Vec::new();
-        for (child, end) in looked {
-            match end {
-                None => children.push(child),
-                Some(end) => {
-                    let position = child.position;
-                    let end = limited(end, output_limit);
-                    let known = end == ChildEnd::Reported;
-                    let ends = if known { &mut reported } else { &mut ended };
-                    ends.push(EndedChild { position, end });
-                }
-            }
-        }
-        if !ended.is_empty() || children.is_empty() {
-            ended.append(&mut reported);
-            ended.sort_by_key(|child| child.position);
-            return as_far_as(ended, ENDS_BYTES);
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 3 / 2).min(LONGEST);
-    }
+    let looked = futures::stream::iter(looks).buffer_unordered(AT_ONCE);
+    let looked: Vec<_> = looked.collect().await;
+    let ended = looked.into_iter().filter_map(|(position, end)| {
+        let end = limited(end?, output_limit);
+        Some(EndedChild { position, end })
+    });
+    news(ended.collect(), all)
+}
+
+/// Returns the ends if they are worth telling, in their order.
+fn news(mut ended: Vec<EndedChild>, all: usize) -> Option<Vec<EndedChild>> {
+    let unknown = ended.iter().any(|child| child.end != ChildEnd::Reported);
+    let is_news = unknown || ended.len() * 2 > all;
+    is_news.then(|| {
+        // What the fan-out knows already must not displace what it does not know.
+        ended.sort_by_key(|child| (child.end == ChildEnd::Reported, child.position));
+        as_far_as(ended, ENDS_BYTES)
+    })
 }
 
 /// Returns an end that is small enough to be kept.
@@ -99,28 +80,33 @@ fn as_far_as(ended: Vec<EndedChild>, bytes: usize) -> Vec<EndedChild> {
     ended.into_iter().take_while(fits).collect()
 }
 
-async fn look(
-    client: &Client,
-    child: WatchedChild,
-    of_item: bool,
-) -> (WatchedChild, Option<ChildEnd>) {
-    let end = end_of(client, &child, of_item).await;
-    (child, end)
+async fn look_at(client: &Client, child: WatchedChild, of_user: bool) -> (u64, Option<ChildEnd>) {
+    (child.position, end_of(client, &child, of_user).await)
 }
 
-async fn ask_for_report(client: &Client, child: &WatchedChild) {
-    let handle = client.get_workflow_handle::<ItemWorkflow>(child.workflow_id.clone());
+/// Asks children to report by signal.
+pub(super) async fn ask(client: &Client, order: AskOrder) {
+    let mut asked = Vec::new();
+    for child in order.children {
+        asked.push(ask_for_report(client, child));
+    }
+    let asked = futures::stream::iter(asked).buffer_unordered(AT_ONCE);
+    asked.collect::<Vec<()>>().await;
+}
+
+async fn ask_for_report(client: &Client, child: String) {
+    let handle = client.get_workflow_handle::<ItemWorkflow>(child.clone());
     let options = WorkflowSignalOptions::default();
     let asked = handle.signal(ItemWorkflow::report_by_signal, (), options);
     if let Err(error) = asked.await {
-        // Mostly it has just ended, and the first look finds that.
-        let (child, error) = (&child.workflow_id, words(&error));
+        // Mostly it has just ended. The watch finds its end.
+        let error = words(&error);
         tracing::debug!(child, error, "not asked for its report");
     }
 }
 
 /// Returns how a child ended. `None` means that it runs, or that the server could not be asked.
-async fn end_of(client: &Client, child: &WatchedChild, of_item: bool) -> Option<ChildEnd> {
+async fn end_of(client: &Client, child: &WatchedChild, of_user: bool) -> Option<ChildEnd> {
     let handle = client.get_workflow_handle::<UntypedWorkflow>(child.workflow_id.clone());
     let lost = |why: String| Some(ChildEnd::Failed(ItemFailure::new(types::OUTPUT_LOST, why)));
     match handle.describe(WorkflowDescribeOptions::default()).await {
@@ -136,7 +122,7 @@ async fn end_of(client: &Client, child: &WatchedChild, of_item: bool) -> Option<
         Err(error) => return not_seen(child, &error),
     }
     match handle.get_result(WorkflowGetResultOptions::default()).await {
-        Ok(result) => Some(end_of_result(&result, !of_item)),
+        Ok(result) => Some(end_of_result(&result, of_user)),
         Err(WorkflowGetResultError::Failed(cause)) => {
             Some(ChildEnd::Failed(failure_of_cause(&cause)))
         }

@@ -6,10 +6,12 @@ use std::collections::VecDeque;
 
 use serde_json::Value;
 
-use super::{FanoutState, Place, Stop, Unread};
+use super::{FanoutState, Place, Stop, Tracked, Unread};
 use crate::{
-    outcome::{FAILURE_BYTES, ItemOutcome},
-    protocol::{AggregateOrder, ClosePolicy, ReadOrder, WatchOrder, WatchedChild, child_id},
+    outcome::FAILURE_BYTES,
+    protocol::{
+        AggregateOrder, AskOrder, ClosePolicy, Mode, ReadOrder, WatchOrder, WatchedChild, child_id,
+    },
 };
 
 /// The distance that others may be ahead of the first unfinished item, besides the window. Their outcomes wait in the state,
@@ -22,12 +24,6 @@ const TRACKED_BYTES: usize = 1_100_000;
 const ENTRY_BYTES: usize = 100;
 /// The bytes of an id that is not known yet.
 const ID_BYTES: usize = 200;
-/// The outcomes that are worth a fold before the end.
-const FOLD_FROM: usize = 100;
-/// The most outcomes of one fold.
-const FOLD_TO: usize = 250;
-/// The most bytes of one fold.
-const FOLD_BYTES: usize = 256 * 1024;
 
 /// A step that is to be taken.
 #[derive(Clone, Debug)]
@@ -44,6 +40,7 @@ pub(crate) enum Step {
         id: String,
         adopted: bool,
     },
+    Ask(AskOrder),
     Watch(WatchOrder),
 }
 
@@ -76,6 +73,7 @@ impl FanoutState {
         }
         steps.extend(self.fold().map(Step::Fold));
         if !self.must_hand_over {
+            steps.extend(self.ask().map(Step::Ask));
             steps.extend(self.watch().map(Step::Watch));
         }
         match steps.is_empty() {
@@ -86,11 +84,6 @@ impl FanoutState {
 
     fn leaves_children(&self) -> bool {
         self.spec.close == ClosePolicy::Abandon
-    }
-
-    /// Returns whether outcomes are aggregated at all.
-    fn folds(&self) -> bool {
-        !matches!(self.carry.stop, Some(Stop::Cancelled(_)))
     }
 
     /// Drops what will not be started.
@@ -132,7 +125,10 @@ impl FanoutState {
             Place::Open | Place::Adopted => !self.leaves_children(),
             Place::Ready | Place::Closed | Place::Skipped => false,
         };
-        let calls = self.reading || self.folding.is_some() || self.cancelling > 0;
+        let calls = self.reading
+            || self.folding.is_some()
+            || !self.asking.is_empty()
+            || self.cancelling > 0;
         !calls && !places.any(keeps)
     }
 
@@ -163,6 +159,9 @@ impl FanoutState {
     /// Starts items as far as the window allows.
     fn start(&mut self, steps: &mut Vec<Step>) {
         let mut room = (self.spec.window as usize).saturating_sub(self.open());
+        if room == 0 {
+            return;
+        }
         for (position, tracked) in &mut self.carry.tracked {
             if room == 0 {
                 return;
@@ -176,6 +175,9 @@ impl FanoutState {
                 });
                 room -= 1;
             }
+        }
+        if !matches!(&self.carry.unread, Unread::List(items) if !items.is_empty()) {
+            return;
         }
         let mut ahead = self.ahead();
         while room > 0 && ahead > 0 {
@@ -206,12 +208,11 @@ impl FanoutState {
     fn ahead(&self) -> u64 {
         let to_come = self.spec.output_limit().max(FAILURE_BYTES);
         let held = self.carry.tracked.values().map(|tracked| {
-            let escaped = tracked.id.bytes().filter(|b| matches!(b, b'"' | b'\\'));
             let outcome = match tracked.outcome {
                 Some(_) => tracked.bytes,
                 None => to_come,
             };
-            ENTRY_BYTES + tracked.id.len() + escaped.count() + outcome
+            ENTRY_BYTES + tracked.id_bytes + outcome
         });
         let room = TRACKED_BYTES.saturating_sub(held.sum());
         let by_bytes = room / (ENTRY_BYTES + ID_BYTES + to_come);
@@ -227,10 +228,11 @@ impl FanoutState {
     }
 
     /// Returns whether outcomes that wait are in the way of further items.
-    fn is_held_up(&self) -> bool {
-        let next = match self.carry.unread {
+    pub(super) fn is_held_up(&self) -> bool {
+        let next = match &self.carry.unread {
             Unread::Source { .. } => self.page(),
-            Unread::List(_) | Unread::Nothing => 1,
+            Unread::List(items) if !items.is_empty() => 1,
+            Unread::List(_) | Unread::Nothing => return false,
         };
         self.ahead() < u64::from(next)
     }
@@ -260,69 +262,50 @@ impl FanoutState {
         Some(order)
     }
 
-    /// Returns the outcomes to fold, if they are worth it or the last.
-    fn fold(&mut self) -> Option<AggregateOrder> {
-        if self.folding.is_some() || self.carry.aggregated || !self.folds() {
+    /// Asks children whose results go to a run that has ended to report by signal: each child once.
+    fn ask(&mut self) -> Option<AskOrder> {
+        let can_report = self.spec.child_type.is_none() && self.spec.mode == Mode::JoinAll;
+        if !can_report || !self.asking.is_empty() {
             return None;
         }
-        let (mut outcomes, mut end, mut bytes, mut full) =
-            (Vec::new(), self.carry.folded, 0, false);
-        for (position, tracked) in &self.carry.tracked {
-            let result = match (&tracked.outcome, tracked.place) {
-                (_, Place::Skipped) => None,
-                (Some(result), Place::Closed) => Some(result.clone()),
-                _ => break,
-            };
-            full = outcomes.len() == FOLD_TO || bytes >= FOLD_BYTES;
-            if full {
-                break;
-            }
-            end = position + 1;
-            if let Some(result) = result {
-                bytes += tracked.bytes;
-                outcomes.push(ItemOutcome {
-                    position: *position,
-                    item_id: tracked.id.clone(),
-                    result,
-                });
-            }
-        }
-        let over = self.is_over();
-        let last = over && end == self.carry.next;
-        let is_worth_it = outcomes.len() >= FOLD_FROM || full || bytes >= FOLD_BYTES;
-        let presses = !outcomes.is_empty() && self.is_held_up();
-        if !(over || is_worth_it || presses) {
+        let adopted = self.adopted().filter(|(_, tracked)| !tracked.asked);
+        let (positions, children): (Vec<_>, Vec<_>) = adopted
+            .map(|(position, tracked)| (position, child_id(&self.spec.id, &tracked.id)))
+            .unzip();
+        if children.is_empty() {
             return None;
         }
-        self.folding = Some((end, last));
-        self.bytes += bytes;
-        Some(AggregateOrder {
-            processor: self.spec.processor.clone(),
-            fanout: self.spec.id.clone(),
-            so_far: self.carry.so_far.clone(),
-            outcomes,
-            last,
-        })
+        self.asking = positions;
+        Some(AskOrder { children })
     }
 
     fn watch(&mut self) -> Option<WatchOrder> {
-        let adopted = self.carry.tracked.iter();
-        let adopted = adopted.filter(|(_, t)| t.place == Place::Adopted);
-        let children: Vec<_> = adopted
+        // A child that is being asked may be just about to report.
+        if self.watching || !self.asking.is_empty() {
+            return None;
+        }
+        let children: Vec<_> = self
+            .adopted()
             .map(|(position, tracked)| WatchedChild {
-                position: *position,
+                position,
                 workflow_id: child_id(&self.spec.id, &tracked.id),
             })
             .collect();
-        if self.watching || children.is_empty() {
+        if children.is_empty() {
             return None;
         }
         self.watching = true;
         Some(WatchOrder {
             children,
-            ask: self.spec.child_type.is_none(),
+            of_user: self.spec.child_type.is_some(),
             output_limit: self.spec.output_limit(),
         })
+    }
+
+    fn adopted(&self) -> impl Iterator<Item = (u64, &Tracked)> {
+        let tracked = self.carry.tracked.iter();
+        let adopted = tracked.filter(|(_, tracked)| tracked.place == Place::Adopted);
+        adopted.map(|(position, tracked)| (*position, tracked))
     }
 }
 

@@ -13,14 +13,18 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | here | what is carried from run to run, and the events |
+//! | here | what is carried from run to run |
+//! | `events` | the events |
 //! | `decide` | the next steps |
+//! | `fold` | the outcomes to fold next |
 //! | `ending` | the report |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod decide;
 mod ending;
+mod events;
+mod fold;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -34,16 +38,10 @@ use serde_json::Value;
 pub(crate) use decide::{Next, Step, without_duplicates};
 
 use crate::{
-    outcome::{FailedItem, ItemFailure, failure_types, within},
+    outcome::{FailedItem, ItemFailure},
     progress::Progress,
-    protocol::{
-        ChildEnd, Duplicates, FanoutInput, FanoutSpec, GivenItem, ItemDone, ItemsRead, OnFailure,
-        Tolerate,
-    },
+    protocol::{FanoutInput, FanoutSpec, GivenItem},
 };
-
-/// The most failed items that a report lists.
-const FAILURES_LISTED: usize = 50;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -70,9 +68,15 @@ pub(crate) struct Tracked {
     /// True if the child was asked to cancel.
     #[serde(default)]
     pub cancelled: bool,
+    /// True if the child was asked to report by signal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked: bool,
     /// The bytes of the outcome as JSON.
     #[serde(skip)]
     pub bytes: usize,
+    /// The bytes of the id as JSON.
+    #[serde(skip)]
+    pub id_bytes: usize,
 }
 
 /// The rest of the items.
@@ -106,6 +110,9 @@ pub(crate) enum Stop {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Carry {
     pub unread: Unread,
+    /// True if the items are a list, which has no second item of an id.
+    #[serde(default)]
+    pub from_list: bool,
     /// The position of the next item to be read.
     pub next: u64,
     /// The position of the first item that is not folded.
@@ -115,6 +122,9 @@ pub(crate) struct Carry {
     pub completed: u64,
     pub failed: u64,
     pub duplicates: u64,
+    /// The positions in a source that duplicates have.
+    #[serde(default)]
+    pub passed: u64,
     pub not_started: u64,
     /// Items of the list that were not even taken from it.
     pub dropped: u64,
@@ -130,6 +140,7 @@ pub(crate) struct Carry {
 impl Carry {
     pub fn of(unread: Unread) -> Self {
         Self {
+            from_list: matches!(unread, Unread::List(_)),
             unread,
             next: 0,
             folded: 0,
@@ -137,6 +148,7 @@ impl Carry {
             completed: 0,
             failed: 0,
             duplicates: 0,
+            passed: 0,
             not_started: 0,
             dropped: 0,
             stray: 0,
@@ -159,6 +171,8 @@ pub(crate) struct FanoutState {
     reading: bool,
     /// The end of the positions that are being folded, and whether they are the last.
     folding: Option<(u64, bool)>,
+    /// The children that are being asked to report by signal.
+    asking: Vec<u64>,
     watching: bool,
     /// The requests to cancel adopted children that have no answer.
     cancelling: u32,
@@ -179,6 +193,7 @@ impl FanoutState {
             // A refused duplicate must not hide the item that it duplicates.
             ids.entry(tracked.id.clone()).or_insert(*position);
             tracked.bytes = tracked.outcome.as_ref().map_or(0, json_bytes);
+            tracked.id_bytes = json_bytes(&tracked.id);
             if matches!(tracked.place, Place::Open | Place::Starting) {
                 // A child of the fan-out's own type reports only at its end.
                 let has_ended = tracked.outcome.is_some() && spec.child_type.is_none();
@@ -196,252 +211,13 @@ impl FanoutState {
             ids,
             reading: false,
             folding: None,
+            asking: Vec::new(),
             watching: false,
             cancelling: 0,
             must_hand_over: false,
             bytes: 0,
             version: 0,
         }
-    }
-}
-
-/// # Events
-impl FanoutState {
-    /// Records the size of the history.
-    pub fn refresh(&mut self, events: u32, suggested: bool) {
-        /// The server suggests a new run from about 4,000 events on, and sooner for other reasons.
-        const SUGGESTED_FOR_EVENTS: u32 = 4_000;
-        const BYTES: usize = 8 * 1024 * 1024;
-        self.must_hand_over |= events >= self.spec.events_per_run
-            || (suggested && events < SUGGESTED_FOR_EVENTS)
-            || self.bytes >= BYTES;
-    }
-
-    pub fn child_started(&mut self, position: u64) {
-        self.version += 1;
-        if let Some(tracked) = self.carry.tracked.get_mut(&position)
-            && tracked.place == Place::Starting
-        {
-            tracked.place = Place::Open;
-        }
-    }
-
-    pub fn child_ended(&mut self, position: u64, end: ChildEnd) {
-        self.version += 1;
-        let Some(tracked) = self.carry.tracked.get_mut(&position) else {
-            return;
-        };
-        tracked.place = Place::Closed;
-        if tracked.outcome.is_some() {
-            return;
-        }
-        let result = match end {
-            ChildEnd::Done(output) => Ok(output),
-            ChildEnd::Failed(failure) => Err(failure),
-            ChildEnd::Reported => Err(ItemFailure::new(
-                failure_types::OUTPUT_LOST,
-                "the child reported its output and the report is not in the history",
-            )),
-        };
-        self.settle(position, result);
-    }
-
-    /// Records the signal of a child. Returns whether it counts.
-    pub fn reported(&mut self, done: ItemDone) -> bool {
-        self.version += 1;
-        let meant = done.fanout_run.is_none_or(|run| run == self.spec.run);
-        let position = self.ids.get(&done.item_id).copied().filter(|_| meant);
-        let tracked = position.and_then(|p| Some((p, self.carry.tracked.get_mut(&p)?)));
-        let Some((position, tracked)) = tracked else {
-            self.carry.stray += 1;
-            return false;
-        };
-        if tracked.place == Place::Adopted && self.spec.child_type.is_none() {
-            // It reports at its end. A workflow of the user's own may go on.
-            tracked.place = Place::Closed;
-        }
-        if tracked.outcome.is_some() || tracked.place == Place::Ready {
-            self.carry.stray += 1;
-            return false;
-        }
-        self.settle(position, done.failure.map_or(Ok(done.output), Err));
-        true
-    }
-
-    /// Records a signal that cannot be read.
-    pub fn unreadable_report(&mut self) {
-        self.version += 1;
-        self.carry.stray += 1;
-    }
-
-    fn settle(&mut self, position: u64, result: Result<Value, ItemFailure>) {
-        let limit = self.spec.output_limit();
-        let result = result.and_then(|output| within(output, limit));
-        let result = result.map_err(ItemFailure::cut);
-        let Some(tracked) = self.carry.tracked.get_mut(&position) else {
-            return;
-        };
-        tracked.bytes = json_bytes(&result);
-        self.carry.completed += 1;
-        if let Err(failure) = &result {
-            let id = tracked.id.clone();
-            self.carry.failed += 1;
-            if self.carry.failures.len() < FAILURES_LISTED {
-                self.carry.failures.push(FailedItem {
-                    item_id: id.clone(),
-                    failure: failure.clone(),
-                });
-            }
-            let reason = format!("item {id}: {}: {}", failure.error_type, failure.message);
-            tracked.outcome = Some(result);
-            self.item_failed(reason);
-            return;
-        }
-        self.bytes += result.as_ref().map_or(0, |output| output.to_string().len());
-        tracked.outcome = Some(result);
-    }
-
-    fn item_failed(&mut self, reason: String) {
-        if self.carry.stop.is_some() {
-            return;
-        }
-        self.carry.stop = match self.spec.on_failure {
-            OnFailure::FailFast => Some(Stop::FailFast(reason)),
-            OnFailure::CollectAll {
-                tolerate: Tolerate::Count(most),
-            } if self.carry.failed > most => Some(Stop::Failed(format!(
-                "{} items failed and {most} are tolerated; the last was {reason}",
-                self.carry.failed
-            ))),
-            OnFailure::CollectAll { .. } => None,
-        };
-    }
-
-    pub fn items_read(&mut self, read: ItemsRead) {
-        self.version += 1;
-        self.reading = false;
-        let Unread::Source {
-            args,
-            prepared,
-            token,
-            ..
-        } = &mut self.carry.unread
-        else {
-            return;
-        };
-        (*args, *prepared) = (read.args, true);
-        let ended = read.token.is_none();
-        *token = read.token;
-        if ended {
-            self.carry.unread = Unread::Nothing;
-        }
-        for item in read.items {
-            self.take(item);
-        }
-    }
-
-    /// Adds an item that was read.
-    fn take(&mut self, given: GivenItem) {
-        let GivenItem { id, item } = given;
-        let is_known = self.ids.contains_key(&id);
-        if is_known && self.spec.duplicates == Duplicates::CountOnce {
-            self.carry.duplicates += 1;
-            return;
-        }
-        self.bytes += item.to_string().len();
-        let position = self.carry.next;
-        self.carry.next += 1;
-        let tracked = Tracked {
-            id: id.clone(),
-            place: if is_known {
-                Place::Closed
-            } else {
-                Place::Ready
-            },
-            item: (!is_known).then_some(item),
-            outcome: None,
-            cancelled: false,
-            bytes: 0,
-        };
-        self.carry.tracked.insert(position, tracked);
-        if is_known {
-            let message = format!("an earlier item has the id \"{id}\"");
-            self.settle(
-                position,
-                Err(ItemFailure::new(failure_types::DUPLICATE, message)),
-            );
-        } else {
-            self.ids.insert(id, position);
-        }
-    }
-
-    pub fn not_read(&mut self, why: &str) {
-        self.version += 1;
-        self.reading = false;
-        self.carry.unread = Unread::Nothing;
-        let stop = Stop::Failed(format!("the items could not be read: {why}"));
-        self.carry.stop.get_or_insert(stop);
-    }
-
-    /// Records the result of a fold.
-    pub fn was_folded(&mut self, result: Result<Value, String>) {
-        self.version += 1;
-        let Some((end, last)) = self.folding.take() else {
-            return;
-        };
-        match result {
-            Ok(so_far) => {
-                // The result so far goes in and out.
-                self.bytes += so_far.to_string().len() * 2;
-                self.carry.so_far = Some(so_far);
-                self.carry.aggregated = last;
-            }
-            Err(why) => {
-                self.carry.so_far = None;
-                self.carry.aggregated = true;
-                let stop = Stop::Failed(format!("the outcomes could not be aggregated: {why}"));
-                self.carry.stop.get_or_insert(stop);
-            }
-        }
-        let rest = self.carry.tracked.split_off(&end);
-        for (position, tracked) in std::mem::replace(&mut self.carry.tracked, rest) {
-            if self.ids.get(&tracked.id) == Some(&position) {
-                self.ids.remove(&tracked.id);
-            }
-        }
-        self.carry.folded = end;
-    }
-
-    /// Records the ends of adopted children. The watch is over.
-    pub fn watched(&mut self, ended: Vec<(u64, ChildEnd)>) {
-        self.version += 1;
-        self.watching = false;
-        for (position, end) in ended {
-            let tracked = self.carry.tracked.get(&position);
-            if tracked.is_some_and(|t| t.place == Place::Adopted) {
-                self.child_ended(position, end);
-            }
-        }
-    }
-
-    /// Records that the server has answered the request to cancel an adopted child.
-    pub fn cancel_answered(&mut self) {
-        self.version += 1;
-        self.cancelling = self.cancelling.saturating_sub(1);
-    }
-
-    /// Ends the fan-out because its state is too large for another run.
-    pub fn too_large(&mut self, bytes: usize) {
-        self.version += 1;
-        let stop = Stop::Failed(format!(
-            "its state is {bytes} bytes of JSON, which is too much for the next run"
-        ));
-        self.carry.stop = Some(stop);
-    }
-
-    pub fn cancel(&mut self, reason: &str) {
-        self.version += 1;
-        self.carry.stop = Some(Stop::Cancelled(reason.to_owned()));
     }
 }
 
@@ -459,12 +235,17 @@ impl FanoutState {
         });
         Progress {
             completed: carry.completed,
-            total: carry.next + unread + carry.dropped,
+            total: carry.next - carry.passed + unread + carry.dropped,
             failed: carry.failed,
             in_flight: in_flight.count() as u64,
             duplicates: carry.duplicates,
             all_read: !matches!(carry.unread, Unread::Source { .. }),
         }
+    }
+
+    /// Returns whether a second item of an id would always be recognised here, because the items are a list.
+    pub fn remembers_all(&self) -> bool {
+        self.carry.from_list
     }
 
     pub fn is_cancelled(&self) -> bool {
@@ -479,6 +260,6 @@ impl FanoutState {
     }
 }
 
-fn json_bytes(outcome: &Result<Value, ItemFailure>) -> usize {
-    serde_json::to_string(outcome).map_or(0, |json| json.len())
+fn json_bytes(value: &impl Serialize) -> usize {
+    serde_json::to_string(value).map_or(0, |json| json.len())
 }

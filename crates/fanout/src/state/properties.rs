@@ -79,7 +79,7 @@ fn close() -> impl Strategy<Value = ClosePolicy> {
 
 fn cases() -> impl Strategy<Value = Case> {
     (
-        prop::collection::vec((0..60u8, fate()), 0..60),
+        prop::collection::vec((0..150u8, fate()), 0..200),
         (
             1..8u32,
             1..10u32,
@@ -131,10 +131,12 @@ fn cases() -> impl Strategy<Value = Case> {
 enum Event {
     Started(u64),
     NotStarted(u64),
+    Refused(u64),
     Report(u64),
     Ended(u64),
     Read,
     Folded,
+    Asked,
     Watch,
     CancelAnswered,
 }
@@ -148,6 +150,8 @@ enum Child {
     },
     /// Ended, and no run has been told.
     Unseen,
+    /// Refused by the server, because an earlier child has the id.
+    Refused,
 }
 
 /// Temporal and the children, as far as a fan-out sees them.
@@ -159,6 +163,10 @@ struct World {
     adopted: BTreeSet<u64>,
     reading: Option<(usize, u32)>,
     fold: Option<(Vec<(u64, bool)>, bool)>,
+    /// True while children are asked to report by signal.
+    asking: bool,
+    /// The children that were asked, by their ids.
+    asked: BTreeSet<String>,
     watched: Option<BTreeSet<u64>>,
     /// The adopted children that are to be cancelled, by requests without an answer.
     cancelling: Vec<u64>,
@@ -168,6 +176,8 @@ struct World {
     events: u32,
     happened: u32,
     most_open: usize,
+    /// The starts that the server has refused because an earlier item has the id.
+    refused: u64,
 }
 
 fn given(items: &[(u8, Fate)]) -> Vec<GivenItem> {
@@ -205,6 +215,8 @@ impl World {
             adopted: BTreeSet::new(),
             reading: None,
             fold: None,
+            asking: false,
+            asked: BTreeSet::new(),
             watched: None,
             cancelling: Vec::new(),
             folded: Vec::new(),
@@ -213,6 +225,7 @@ impl World {
             events: 0,
             happened: 0,
             most_open: 0,
+            refused: 0,
         }
     }
 
@@ -225,9 +238,13 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Start { position, id, item } => {
-                assert!(self.started.insert(id.clone()), "{id} was started twice");
                 let fate = self.fate_of(&item);
-                self.children.insert(position, (id, fate, Child::Starting));
+                let child = match self.started.insert(id.clone()) {
+                    true => Child::Starting,
+                    false => Child::Refused,
+                };
+                self.refused += u64::from(child == Child::Refused);
+                self.children.insert(position, (id, fate, child));
                 let open = self.children.values();
                 let open = open.filter(|(_, _, child)| *child != Child::Unseen);
                 self.most_open = self.most_open.max(open.count());
@@ -261,6 +278,13 @@ impl World {
                     *cancelled = true;
                 }
             }
+            Step::Ask(order) => {
+                assert!(!self.asking, "two requests at once");
+                self.asking = true;
+                for child in order.children {
+                    assert!(self.asked.insert(child.clone()), "{child} was asked twice");
+                }
+            }
             Step::Watch(order) => {
                 assert!(self.watched.is_none(), "two watches at once");
                 self.watched = Some(order.children.iter().map(|c| c.position).collect());
@@ -284,11 +308,15 @@ impl World {
                     cancelled: false, ..
                 } if *fate == Fate::Endless && self.is_stopping() => {}
                 Child::Running { .. } => possible.push(Event::Ended(*position)),
+                Child::Refused => possible.push(Event::Refused(*position)),
                 Child::Unseen => {}
             }
         }
         if !self.cancelling.is_empty() {
             possible.push(Event::CancelAnswered);
+        }
+        if self.asking {
+            possible.push(Event::Asked);
         }
         if self.reading.is_some() {
             possible.push(Event::Read);
@@ -342,6 +370,14 @@ impl World {
                 self.children.remove(&position);
                 let failure = ItemFailure::new("ChildIdTaken", "");
                 self.state.child_ended(position, ChildEnd::Failed(failure));
+            }
+            Event::Refused(position) => {
+                self.children.remove(&position);
+                self.state.is_duplicate(position);
+            }
+            Event::Asked => {
+                self.asking = false;
+                self.state.were_asked();
             }
             Event::Report(position) => {
                 let (id, _, child) = self.children.get_mut(&position).unwrap();
@@ -444,7 +480,8 @@ impl World {
     fn hand_over(&mut self) {
         // What a fan-out that stops has asked to read does not matter any more.
         let read = self.reading.take().is_none() || self.state.carry.stop.is_some();
-        assert!(read && self.fold.is_none(), "an activity is lost");
+        let calls = self.fold.is_some() || self.asking;
+        assert!(read && !calls, "an activity is lost");
         let stays = self.case.spec.close == ClosePolicy::Abandon;
         assert!(self.cancelling.is_empty(), "a request to cancel is lost");
         assert!(
@@ -473,7 +510,7 @@ impl World {
         assert!(
             self.children
                 .values()
-                .all(|(_, _, child)| *child != Child::Starting),
+                .all(|(_, _, child)| !matches!(child, Child::Starting | Child::Refused)),
             "a start is lost"
         );
         self.adopted = self.children.keys().copied().collect();

@@ -6,8 +6,12 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    outcome::failure_types,
     progress::FanoutOutcome,
-    protocol::{ClosePolicy, Mode},
+    protocol::{
+        AggregateOrder, ChildEnd, ClosePolicy, Duplicates, ItemDone, ItemsRead, Mode, OnFailure,
+        Tolerate,
+    },
     retry::Retry,
 };
 
@@ -228,6 +232,49 @@ fn a_failed_aggregation_fails_the_fan_out() {
     assert_eq!(report.result, None);
 }
 
+/// Ends this many of ten items, the first so many as failures, and returns the state.
+fn with_failures(tolerate: Tolerate, failed: u64, ended: u64) -> FanoutState {
+    let spec = FanoutSpec {
+        window: 5,
+        on_failure: OnFailure::CollectAll { tolerate },
+        ..spec()
+    };
+    let mut state = state(spec, 10);
+    for position in 0..ended {
+        if !state.carry.tracked.contains_key(&position) {
+            started(&mut state);
+        }
+        let failure = ItemFailure::new("Declined", "no");
+        let end = match position < failed {
+            true => ChildEnd::Failed(failure),
+            false => ChildEnd::Done(json!(1)),
+        };
+        state.child_ended(position, end);
+    }
+    state
+}
+
+#[test]
+fn one_failure_more_than_the_tolerated_number_stops_the_start_of_items() {
+    let mut within = with_failures(Tolerate::Count(2), 2, 5);
+    assert_eq!(started(&mut within), [5, 6, 7, 8, 9]);
+    assert_eq!(within.report().outcome, FanoutOutcome::Completed);
+    let mut over = with_failures(Tolerate::Count(2), 3, 5);
+    assert!(matches!(steps(&mut over)[..], [Step::Fold(_)]));
+    let report = over.report();
+    assert_eq!(report.outcome, FanoutOutcome::Failed);
+    assert_eq!(report.not_started, 5);
+}
+
+#[test]
+fn a_tolerated_percentage_is_compared_exactly_at_the_end() {
+    for (failed, outcome) in [(3, FanoutOutcome::Completed), (4, FanoutOutcome::Failed)] {
+        let state = with_failures(Tolerate::Percent(30.0), failed, 10);
+        assert_eq!(state.progress().completed, 10);
+        assert_eq!(state.report().outcome, outcome, "{failed} of 10");
+    }
+}
+
 #[test]
 fn a_signal_of_another_run_or_item_is_a_stray() {
     let mut state = state(spec(), 1);
@@ -246,6 +293,23 @@ fn a_signal_of_another_run_or_item_is_a_stray() {
 }
 
 #[test]
+fn a_signal_before_the_start_of_its_item_is_a_stray() {
+    let mut state = state(spec(), 0);
+    state.carry.unread = source(0);
+    steps(&mut state);
+    state.items_read(read([1], None));
+    let done = ItemDone {
+        item_id: "i1".to_owned(),
+        output: json!(1),
+        failure: None,
+        fanout_run: None,
+    };
+    assert!(!state.reported(done));
+    assert_eq!((state.carry.stray, state.carry.completed), (1, 0));
+    assert_eq!(started(&mut state), [0]);
+}
+
+#[test]
 fn a_refused_duplicate_from_a_source_is_a_failed_item() {
     let spec = FanoutSpec {
         duplicates: Duplicates::Refuse,
@@ -259,6 +323,75 @@ fn a_refused_duplicate_from_a_source_is_a_failed_item() {
         state.carry.failures[0].failure.error_type,
         failure_types::DUPLICATE
     );
+}
+
+fn source(token: u64) -> Unread {
+    Unread::Source {
+        name: "s".to_owned(),
+        args: json!(null),
+        prepared: true,
+        token: Some(json!(token)),
+    }
+}
+
+fn read(items: impl IntoIterator<Item = usize>, token: Option<u64>) -> ItemsRead {
+    ItemsRead {
+        items: items.into_iter().map(item).collect(),
+        args: json!(null),
+        token: token.map(|token| json!(token)),
+    }
+}
+
+/// The server refuses the child of an item whose first was folded and forgotten.
+#[test]
+fn a_duplicate_of_a_forgotten_item_counts_once_and_holds_nothing_up() {
+    for (duplicates, completed, failed, counted) in [
+        (Duplicates::CountOnce, 101, 0, 1),
+        (Duplicates::Refuse, 102, 1, 0),
+    ] {
+        let spec = FanoutSpec {
+            duplicates,
+            ..spec()
+        };
+        let mut state = state(spec, 0);
+        state.carry.unread = source(0);
+        steps(&mut state);
+        state.items_read(read(0..101, Some(101)));
+        for position in started(&mut state) {
+            state.child_ended(position, ChildEnd::Done(json!(1)));
+        }
+        steps(&mut state);
+        state.was_folded(Ok(json!(1)));
+        assert!(state.carry.tracked.is_empty());
+        state.items_read(read([7], None));
+        assert_eq!(started(&mut state), [101]);
+        state.is_duplicate(101);
+        let last = steps(&mut state);
+        let [Step::Fold(AggregateOrder { last: true, .. })] = &last[..] else {
+            panic!("it is held up: {last:?}");
+        };
+        state.was_folded(Ok(json!(2)));
+        assert!(matches!(state.next(), Next::Finish));
+        let progress = state.progress();
+        assert_eq!(
+            (progress.completed, progress.failed, progress.duplicates),
+            (completed, failed, counted)
+        );
+        assert_eq!(progress.total, completed);
+    }
+}
+
+/// As after a reset of the fan-out to a point before the child was started.
+#[test]
+fn a_child_that_was_there_is_waited_for() {
+    let mut state = state(spec(), 1);
+    assert!(matches!(steps(&mut state)[..], [Step::Start { .. }]));
+    state.was_there(0);
+    assert!(matches!(steps(&mut state)[..], [Step::Ask(_)]));
+    state.were_asked();
+    assert!(matches!(steps(&mut state)[..], [Step::Watch(_)]));
+    state.watched(vec![(0, ChildEnd::Done(json!(1)))]);
+    assert_eq!(state.progress().completed, 1);
 }
 
 /// Returns the positions of the children that are cancelled.
@@ -288,6 +421,7 @@ fn a_cancel_request_that_a_run_may_lose_is_repeated_by_the_next() {
     let carry = before.carry;
     let mut after = FanoutState::of(FanoutInput { spec, carry });
     assert_eq!(cancelled(&mut after), [1, 2]);
+    after.were_asked();
     after.refresh(6_000, false);
     for _answered in 0..2 {
         assert!(!matches!(after.next(), Next::HandOver));
@@ -303,6 +437,8 @@ fn a_child_whose_report_was_dropped_by_a_reset_is_closed_by_the_watch() {
     started(&mut before);
     let (spec, carry) = (before.spec, before.carry);
     let mut after = FanoutState::of(FanoutInput { spec, carry });
+    assert!(matches!(steps(&mut after)[..], [Step::Ask(_)]));
+    after.were_asked();
     assert!(matches!(steps(&mut after)[..], [Step::Watch(_)]));
     after.watched(vec![(0, ChildEnd::Reported)]);
     assert_eq!(

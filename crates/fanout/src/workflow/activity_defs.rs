@@ -6,7 +6,8 @@ use serde_json::Value;
 use temporalio_sdk::activities::ActivityError;
 
 use crate::protocol::{
-    self, AggregateOrder, EndedChild, ItemsRead, ProcessOrder, ReadOrder, WatchOrder,
+    self, AggregateOrder, AskOrder, EndedChild, IdOwner, ItemsRead, LookUpOrder, ProcessOrder,
+    ReadOrder, WatchOrder,
 };
 
 /// The activities that the workflows call.
@@ -29,6 +30,16 @@ impl ActivityDefs {
         unimplemented!()
     }
 
+    #[activity(name = protocol::ASK)]
+    pub(crate) fn ask(_order: AskOrder) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = protocol::LOOK_UP)]
+    pub(crate) fn look_up(_order: LookUpOrder) -> Result<IdOwner, ActivityError> {
+        unimplemented!()
+    }
+
     #[activity(name = protocol::WATCH)]
     pub(crate) fn watch(_order: WatchOrder) -> Result<Vec<EndedChild>, ActivityError> {
         unimplemented!()
@@ -37,6 +48,6 @@ impl ActivityDefs {
 
 // The definitions that the activities of a worker have to match.
 pub(crate) use activity_defs::{
-    Aggregate as AggregateActivity, Process as ProcessActivity, Read as ReadActivity,
-    Watch as WatchActivity,
+    Aggregate as AggregateActivity, Ask as AskActivity, LookUp as LookUpActivity,
+    Process as ProcessActivity, Read as ReadActivity, Watch as WatchActivity,
 };

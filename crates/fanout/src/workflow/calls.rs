@@ -6,11 +6,12 @@ use std::{
     collections::BTreeMap,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::future::FusedFuture as _;
+use futures::{future::FusedFuture as _, task::AtomicWaker};
 use serde_json::Value;
 use temporal_batch::of_crates::words;
 use temporalio_common::{RetryPolicy, error::IncomingError};
@@ -21,11 +22,12 @@ use temporalio_sdk::{
 
 use super::{
     activity_defs::ActivityDefs,
-    children::{Child, child},
+    children::{Child, Outcome, child},
     parent::FanoutWorkflow,
+    woken::Woken,
 };
 use crate::{
-    protocol::{ChildEnd, EndedChild, ItemsRead, aside_queue, child_id},
+    protocol::{ChildEnd, EndedChild, ItemsRead, WatchOrder, aside_queue, child_id},
     state::Step,
 };
 
@@ -35,25 +37,32 @@ const ASIDE_TIMEOUT: Duration = Duration::from_secs(3_600);
 const ASIDE_HEARTBEAT: Duration = Duration::from_secs(15);
 /// The attempts to read a page or to aggregate: with waits of up to 60 s, a quarter of an hour.
 const ASIDE_ATTEMPTS: u32 = 20;
-/// The time for which one activity watches before another takes over.
-const WATCHED_FOR: Duration = Duration::from_secs(24 * 3_600);
 /// The wait after a watch that failed, before the next.
 const WATCH_AGAIN: Duration = Duration::from_secs(30);
-const WATCH_HEARTBEAT: Duration = Duration::from_secs(30);
 
 type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 type Activity<'a, T> = Pending<'a, Result<T, ActivityExecutionError>>;
+
+/// A child in progress.
+struct Running<'a> {
+    position: u64,
+    child: Child<'a>,
+    woken: Woken,
+}
 
 /// The calls in progress. The children are held in the order of their start: a set that is polled in the order of
 /// wake-ups would not replay.
 #[derive(Default)]
 pub(super) struct Calls<'a> {
-    children: Vec<(u64, Child<'a>)>,
+    children: Vec<Running<'a>>,
+    /// The waker of the workflow, for the wakers of the children.
+    waker: Arc<AtomicWaker>,
     /// The tokens that cancel children.
     tokens: BTreeMap<u64, WorkflowCancellationToken>,
     cancelling: Vec<Pending<'a, ()>>,
     read: Option<Activity<'a, ItemsRead>>,
     fold: Option<Activity<'a, Value>>,
+    ask: Option<Activity<'a, ()>>,
     watch: Option<Activity<'a, Vec<EndedChild>>>,
 }
 
@@ -67,7 +76,11 @@ impl<'a> Calls<'a> {
                     let cancel = WorkflowCancellationToken::new();
                     self.tokens.insert(position, cancel.clone());
                     let child = child(ctx, position, id, item, cancel);
-                    self.children.push((position, child));
+                    self.children.push(Running {
+                        position,
+                        child,
+                        woken: Woken::of(&self.waker),
+                    });
                 }
                 Step::Cancel {
                     position,
@@ -96,24 +109,16 @@ impl<'a> Calls<'a> {
                         options,
                     )));
                 }
-                Step::Watch(order) => {
-                    let options = ActivityOptions::with_start_to_close_timeout(WATCHED_FOR)
-                        .heartbeat_timeout(WATCH_HEARTBEAT)
-                        .task_queue(aside_queue(ctx.task_queue()))
-                        .cancellation_token(WorkflowCancellationToken::new())
-                        .summary("watch children of earlier runs".to_owned())
-                        .build();
-                    let watch = ctx.execute_activity(ActivityDefs::watch, order, options);
-                    self.watch = Some(Box::pin(async move {
-                        let watched = watch.await;
-                        if watched.is_err() {
-                            let own = WorkflowCancellationToken::new();
-                            let wait = TimerOptions::builder(WATCH_AGAIN);
-                            ctx.timer(wait.cancellation_token(own).build()).await;
-                        }
-                        watched
-                    }));
+                Step::Ask(order) => {
+                    let what = format!("ask {} children to report", order.children.len());
+                    let options = aside(ctx, what);
+                    self.ask = Some(Box::pin(ctx.execute_activity(
+                        ActivityDefs::ask,
+                        order,
+                        options,
+                    )));
                 }
+                Step::Watch(order) => self.watch = Some(watch(ctx, order)),
             }
         }
     }
@@ -160,13 +165,21 @@ impl<'a> Calls<'a> {
     /// Records the results of calls that have returned.
     fn poll(&mut self, ctx: &WorkflowContext<FanoutWorkflow>, cx: &mut Context<'_>) {
         let tokens = &mut self.tokens;
-        self.children.retain_mut(|(position, child)| {
-            let Poll::Ready(end) = child.as_mut().poll(cx) else {
+        self.waker.register(cx.waker());
+        self.children.retain_mut(|running| {
+            let Some(Poll::Ready(outcome)) = running.woken.poll(running.child.as_mut()) else {
                 return true;
             };
+            let position = &running.position;
             tokens.remove(position);
-            log_end(ctx, *position, &end);
-            ctx.state_mut(|w| w.0.child_ended(*position, end));
+            match outcome {
+                Outcome::Ended(end) => {
+                    log_end(ctx, *position, &end);
+                    ctx.state_mut(|w| w.0.child_ended(*position, end));
+                }
+                Outcome::Duplicate => ctx.state_mut(|w| w.0.is_duplicate(*position)),
+                Outcome::WasThere => ctx.state_mut(|w| w.0.was_there(*position)),
+            }
             false
         });
         self.cancelling
@@ -179,6 +192,9 @@ impl<'a> Calls<'a> {
         }
         if let Some(fold) = ready(&mut self.fold, cx) {
             ctx.state_mut(|w| w.0.was_folded(fold.map_err(|error| told(&error))));
+        }
+        if ready(&mut self.ask, cx).is_some() {
+            ctx.state_mut(|w| w.0.were_asked());
         }
         if let Some(ended) = ready(&mut self.watch, cx) {
             // A watch that failed begins again.
@@ -236,7 +252,42 @@ fn told(error: &ActivityExecutionError) -> String {
     }
 }
 
-fn aside(ctx: &WorkflowContext<FanoutWorkflow>, what: String) -> ActivityOptions {
+/// Starts to watch children of earlier runs. Each attempt of the activity looks once and fails until there is news, so a
+/// watch neither holds a slot of a worker between its looks nor adds to the history.
+fn watch(
+    ctx: &WorkflowContext<FanoutWorkflow>,
+    order: WatchOrder,
+) -> Activity<'_, Vec<EndedChild>> {
+    // Ten looks at all children in a second, and later one in 20 s, are what a shared server can bear.
+    let children = u32::try_from(order.children.len()).unwrap_or(u32::MAX);
+    let first = Duration::from_millis(500).max(Duration::from_millis(10) * children);
+    let longest = Duration::from_secs(15).max(Duration::from_millis(50) * children);
+    let retry = RetryPolicy::builder()
+        .initial_interval(first)
+        .backoff_coefficient(1.5)
+        .maximum_interval(longest)
+        .build();
+    let options = ActivityOptions::with_start_to_close_timeout(ASIDE_TIMEOUT)
+        .heartbeat_timeout(ASIDE_HEARTBEAT)
+        .task_queue(aside_queue(ctx.task_queue()))
+        .cancellation_token(WorkflowCancellationToken::new())
+        .retry_policy(retry)
+        .summary(format!("watch {children} children of earlier runs"))
+        .build();
+    let watch = ctx.execute_activity(ActivityDefs::watch, order, options);
+    Box::pin(async move {
+        let watched = watch.await;
+        if watched.is_err() {
+            let own = WorkflowCancellationToken::new();
+            let wait = TimerOptions::builder(WATCH_AGAIN);
+            ctx.timer(wait.cancellation_token(own).build()).await;
+        }
+        watched
+    })
+}
+
+/// Returns the options of an activity that is no attempt at an item.
+pub(super) fn aside(ctx: &WorkflowContext<FanoutWorkflow>, what: String) -> ActivityOptions {
     let retry = RetryPolicy::builder()
         .initial_interval(Duration::from_millis(200))
         .maximum_interval(Duration::from_secs(60))

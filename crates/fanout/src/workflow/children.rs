@@ -19,10 +19,13 @@ use temporalio_sdk::{
     WorkflowCancellationToken, WorkflowContext, WorkflowIdReusePolicy,
 };
 
-use super::parent::FanoutWorkflow;
+use super::{activity_defs::ActivityDefs, calls::aside, parent::FanoutWorkflow};
 use crate::{
     outcome::{ItemFailure, failure_types as types},
-    protocol::{self, ChildEnd, ClosePolicy, FanoutSpec, ItemInput, ItemResult, Mode, child_id},
+    protocol::{
+        self, ChildEnd, ClosePolicy, FanoutSpec, IdOwner, ItemInput, ItemResult, LookUpOrder, Mode,
+        child_details, child_id,
+    },
     retry::Failures,
 };
 
@@ -39,7 +42,16 @@ impl WorkflowDefinition for ChildType {
     }
 }
 
-pub(super) type Child<'a> = Pin<Box<dyn Future<Output = ChildEnd> + 'a>>;
+/// What became of the start of a child.
+pub(super) enum Outcome {
+    Ended(ChildEnd),
+    /// An earlier item of this start of the fan-out has the id.
+    Duplicate,
+    /// The child of the item was there already.
+    WasThere,
+}
+
+pub(super) type Child<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
 
 /// Starts the child of an item and waits for its end. `cancel` cancels the child.
 pub(super) fn child<'a>(
@@ -49,33 +61,81 @@ pub(super) fn child<'a>(
     item: Value,
     cancel: WorkflowCancellationToken,
 ) -> Child<'a> {
-    let spec = ctx.state(|w| w.0.spec.clone());
-    let options = options(&spec, &item_id, cancel);
+    let (spec, remembers) = ctx.state(|w| (w.0.spec.clone(), w.0.remembers_all()));
+    // An ended workflow of the id is that of an earlier item, unless the whole fan-out is run again. In that case it may
+    // be either; only a list is known to have no second item of an id.
+    let reuse = match spec.rerun && remembers {
+        true => WorkflowIdReusePolicy::AllowDuplicate,
+        false => WorkflowIdReusePolicy::RejectDuplicate,
+    };
+    let options = options(&spec, &item_id, position, cancel);
+    let order = LookUpOrder {
+        workflow_id: child_id(&spec.id, &item_id),
+        run: spec.run.clone(),
+        position,
+    };
+    let rerun = spec.rerun;
     let own_type = spec.child_type.clone();
     let of_user = own_type.is_some();
-    let child_type = ChildType(own_type.unwrap_or_else(|| protocol::ITEM.to_owned()));
+    let child_type = own_type.unwrap_or_else(|| protocol::ITEM.to_owned());
     let input = match of_user {
         true => item,
         false => item_input(spec, item_id, item),
     };
+    let start = move |reuse| {
+        let mut options = options.clone();
+        options.id_reuse_policy = reuse;
+        ctx.start_child_workflow(ChildType(child_type.clone()), input.clone(), options)
+    };
     // The command is given here, so that commands have the order of the decisions.
-    let starting = ctx.start_child_workflow(child_type, input, options);
+    let first = start(reuse);
     Box::pin(async move {
-        let started = match starting.await {
+        let mut started = first.await;
+        if let Err(error) = &started
+            && is_taken(error)
+        {
+            let what = format!("look up {}", order.workflow_id);
+            let owner = ctx.execute_activity(ActivityDefs::look_up, order, aside(ctx, what));
+            match owner.await {
+                Ok(IdOwner::Duplicate) => return Outcome::Duplicate,
+                Ok(IdOwner::Same) => return Outcome::WasThere,
+                Ok(IdOwner::Ended) if rerun => {
+                    started = start(WorkflowIdReusePolicy::AllowDuplicate).await;
+                }
+                Ok(IdOwner::Gone) => {
+                    started = start(WorkflowIdReusePolicy::RejectDuplicate).await;
+                }
+                Ok(IdOwner::Ended | IdOwner::Running) | Err(_) => {}
+            }
+        }
+        // The item is in the history, and the child may run for long.
+        drop(start);
+        let started = match started {
             Ok(started) => started,
-            Err(error) => return ChildEnd::Failed(not_started(&error)),
+            Err(error) => return Outcome::Ended(ChildEnd::Failed(not_started(&error))),
         };
         ctx.state_mut(|w| w.0.child_started(position));
-        match started.result().await {
+        Outcome::Ended(match started.result().await {
             Ok(result) => end_of_result(&result, of_user),
             Err(error) => ChildEnd::Failed(failure_of(&error)),
-        }
+        })
     })
+}
+
+fn is_taken(error: &ChildWorkflowStartError) -> bool {
+    matches!(
+        error,
+        ChildWorkflowStartError::StartFailed {
+            cause: Cause::WorkflowAlreadyExists,
+            ..
+        }
+    )
 }
 
 fn options(
     spec: &FanoutSpec,
     item_id: &str,
+    position: u64,
     cancel: WorkflowCancellationToken,
 ) -> ChildWorkflowOptions {
     ChildWorkflowOptions::builder()
@@ -89,13 +149,9 @@ fn options(
             ClosePolicy::RequestCancel => ParentClosePolicy::RequestCancel,
             ClosePolicy::Terminate => ParentClosePolicy::Terminate,
         })
-        // An id that has been used is that of an earlier item, unless the whole fan-out is run again.
-        .id_reuse_policy(match spec.rerun {
-            true => WorkflowIdReusePolicy::AllowDuplicate,
-            false => WorkflowIdReusePolicy::RejectDuplicate,
-        })
         .maybe_execution_timeout(spec.execution_timeout)
         .static_summary(format!("item {item_id}"))
+        .static_details(child_details(&spec.run, position))
         .build()
 }
 

@@ -7,6 +7,7 @@
 //! | `parent` | the fan-out itself |
 //! | `children` | starting, awaiting and cancelling children |
 //! | `calls` | the calls of a run that are in progress |
+//! | `woken` | polling only what was woken |
 //! | `item` | the child of one item |
 //! | `activity_defs` | the activities that are called |
 
@@ -17,8 +18,11 @@ mod calls;
 mod children;
 mod item;
 mod parent;
+mod woken;
 
-pub(crate) use activity_defs::{AggregateActivity, ProcessActivity, ReadActivity, WatchActivity};
+pub(crate) use activity_defs::{
+    AggregateActivity, AskActivity, LookUpActivity, ProcessActivity, ReadActivity, WatchActivity,
+};
 pub(crate) use children::{end_of_result, failure_of_cause};
 pub(crate) use item::ItemWorkflow;
 pub(crate) use parent::FanoutWorkflow;

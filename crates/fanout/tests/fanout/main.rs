@@ -1,11 +1,13 @@
 //! Children of real batches of items, on a real Temporal server.
 
+mod actions;
 mod children;
 mod close_policies;
 mod documents;
 mod failures;
 mod jobs;
 mod join_all;
+mod killed_workers;
 mod many_items;
 mod over_runs;
 mod own_children;

@@ -12,8 +12,9 @@ use temporal_batch::{PageError, async_trait};
 use temporal_batch_fanout::{Fanout, FanoutWorker, ItemContext, ItemProcessor};
 
 use crate::{
+    actions,
     jobs::lengths,
-    support::{TestEnv, connect, server_address, settings::setting},
+    support::{TestEnv, connect, settings::setting},
 };
 
 /// Counts how many items are processed at once.
@@ -47,11 +48,12 @@ impl ItemProcessor for Count {
 /// The long form is `FANOUT_ITEMS=5000 FANOUT_WINDOW=500 FANOUT_EVENTS=6000`, which takes some minutes on an idle machine.
 #[tokio::test]
 async fn many_items_keep_to_the_window_and_to_bounded_histories() {
-    let env = TestEnv::new("many").await;
+    let server = actions::server().await;
+    let env = TestEnv::at(&server.address(), "many").await;
     let items: usize = setting("FANOUT_ITEMS", 400);
     let window: u32 = setting("FANOUT_WINDOW", 100);
     let count = Count::default();
-    let client = connect(server_address()).await;
+    let client = connect(&env.address).await;
     let worker = FanoutWorker::new(&client, &env.queue).processor(count.clone());
     let _worker = worker.start().unwrap();
     let fanout = Fanout::over::<Count>(env.new_id(), 0..items)
@@ -90,6 +92,11 @@ async fn many_items_keep_to_the_window_and_to_bounded_histories() {
         most_open.load(Ordering::SeqCst),
         count.most.load(Ordering::SeqCst),
     );
+    let mut actions = actions::actions(&server).await;
+    actions.retain(|of_type, _| !of_type.contains("query"));
+    let all: f64 = actions.values().sum();
+    let per_item = all / items as f64;
+    println!("{per_item:.2} actions an item: {actions:?}");
     assert!(lengths.len() > 1, "{lengths:?}");
     assert!(lengths.iter().all(|events| *events < 10_000), "{lengths:?}");
     assert!(most_open.load(Ordering::SeqCst) <= window as usize);

@@ -2,6 +2,7 @@
 
 use temporal_batch_fanout::{ClosePolicy, Fanout, FanoutHandle, FanoutOutcome, Mode, OnFailure};
 use temporalio_client::{UntypedWorkflow, WorkflowSignalOptions, WorkflowTerminateOptions};
+use temporalio_common::protos::temporal::api::enums::v1::PendingActivityState;
 
 use crate::{
     jobs::{Job, Work, fanout, jobs, lengths, report, start, waits, worker_on},
@@ -72,6 +73,35 @@ async fn children_outlive_the_runs_of_their_parent_and_count_once() {
         replays(&env, &handle.child_id("LONG-A"), &format!("{name}-child")).await;
         worker.stop().await.unwrap();
     }
+}
+
+/// The watch of children takes a slot of a worker only while it looks, and asks each child to report once.
+#[tokio::test]
+async fn a_watch_frees_its_slot_between_looks_and_asks_each_child_once() {
+    let env = TestEnv::new("over-runs").await;
+    let work = Work::new();
+    let worker = worker_on(&env.queue, &work).await;
+    let handle = start(&env, &of_short_runs(&env)).await;
+    completed(&handle, SHORT as u64).await;
+    let parent = env.client.temporal();
+    let parent = parent.get_workflow_handle::<UntypedWorkflow>(handle.id());
+    eventually("the watch waits between two looks", || async {
+        let described = parent.describe(Default::default()).await.ok()?;
+        let mut pending = described.raw().pending_activities.iter();
+        let scheduled = PendingActivityState::Scheduled as i32;
+        let looks = pending.any(|a| a.attempt > 3 && a.state == scheduled);
+        looks.then_some(())
+    })
+    .await;
+    work.happened("go");
+    let report = report(&handle).await;
+    assert!(report.runs > 2, "{report:#?}");
+    assert_eq!(report.progress.completed, 63, "{report:#?}");
+    for id in LONG {
+        let child = handle.child_id(id);
+        assert_eq!(env.signals(&child, "report_by_signal").await, 1, "{id}");
+    }
+    worker.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -12,6 +12,9 @@ use temporal_batch_fanout::{
     Duplicates, Fanout, FanoutOutcome, FanoutWorker, ItemContext, ItemProcessor, failure_types,
 };
 
+use temporalio_client::{UntypedWorkflow, WorkflowStartOptions, WorkflowTerminateOptions};
+use temporalio_common::data_converters::{PayloadConverter, RawValue};
+
 use crate::{
     jobs::report,
     support::{TestEnv, connect, server_address},
@@ -148,33 +151,99 @@ async fn a_file_is_read_page_by_page_in_order() {
     assert_eq!(report.outcome, FanoutOutcome::Completed, "{report:#?}");
     let progress = report.progress;
     assert!(progress.all_read);
-    // Duplicates are left out while the first is remembered, and later they are failed items: never done twice.
-    assert_eq!(progress.completed - progress.failed, 41, "{report:#?}");
-    assert_eq!(progress.duplicates + progress.failed, 5, "{report:#?}");
+    assert_eq!(
+        (progress.completed, progress.failed, progress.duplicates),
+        (41, 0, 5),
+        "{report:#?}"
+    );
     let summary = report.result.unwrap();
     assert_eq!(summary["summary"][39]["output"], "39 for customer 39");
 }
 
-/// The fan-out no longer remembers the first item of this id, but Temporal does.
+/// Items whose ids come again long after the first, when the fan-out has forgotten it and has continued as new.
+fn with_far_duplicates() -> tempfile::NamedTempFile {
+    let lines = (0..115).map(|n| format!("{n},customer {n}"));
+    file(lines.chain([
+        "0,again".to_owned(),
+        "3,again".to_owned(),
+        "0,thrice".to_owned(),
+    ]))
+}
+
 #[tokio::test]
-async fn a_duplicate_far_away_fails_and_is_never_processed() {
+async fn a_duplicate_far_away_counts_once_whatever_run_the_first_was_in() {
     let env = TestEnv::new("sources").await;
     let _worker = worker(&env).await.source(OrdersOfFile).start().unwrap();
-    let lines = (0..170).map(|n| format!("{n},customer {n}"));
-    let file = file(lines.chain(["0,again".to_owned()]));
-    let handle = over_file(&env, &file).start(&env.client).await.unwrap();
+    let file = with_far_duplicates();
+    let fanout = over_file(&env, &file).events_per_run(100);
+    // In a rerun the ids of the first start are used too, and its children are no duplicates.
+    for fanout in [fanout.clone(), fanout.rerun(true)] {
+        let handle = fanout.start(&env.client).await.unwrap();
+        let report = report(&handle).await;
+        let progress = &report.progress;
+        assert_eq!(
+            (progress.completed, progress.failed, progress.duplicates),
+            (115, 0, 3),
+            "{report:#?}"
+        );
+        assert_eq!(progress.total, 115);
+        assert!(report.runs > 2, "{report:#?}");
+        let summary = report.result.unwrap();
+        assert_eq!(summary["total_items"], 115);
+        assert_eq!(summary["summary"][0]["output"], "0 for customer 0");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_duplicate_far_away_is_a_failed_item() {
+    let env = TestEnv::new("sources").await;
+    let _worker = worker(&env).await.source(OrdersOfFile).start().unwrap();
+    let file = with_far_duplicates();
+    let fanout = over_file(&env, &file).duplicates(Duplicates::Refuse);
+    let handle = fanout.start(&env.client).await.unwrap();
     let report = report(&handle).await;
     assert_eq!(
         (report.progress.completed, report.progress.failed),
-        (171, 1)
+        (118, 3)
     );
-    assert_eq!(
-        report.failures[0].failure.error_type,
-        failure_types::CHILD_ID_TAKEN
+    assert!(
+        report
+            .failures
+            .iter()
+            .all(|failed| failed.failure.error_type == failure_types::DUPLICATE),
+        "{report:#?}"
     );
-    assert_eq!(
-        report.result.unwrap()["summary"][0]["output"],
-        "0 for customer 0"
+}
+
+/// A workflow that is no child of the fan-out is no duplicate, whether it runs or has ended.
+#[tokio::test]
+async fn an_id_that_another_workflow_has_is_a_failed_item() {
+    let env = TestEnv::new("sources").await;
+    let _worker = worker(&env).await.source(OrdersOfFile).start().unwrap();
+    let file = file((0..3).map(|n| format!("{n},customer {n}")));
+    let fanout = over_file(&env, &file);
+    let client = env.client.temporal();
+    for (order, ends) in [(0, false), (1, true)] {
+        let id = format!("{}/item/ORDER-{order}", fanout.id());
+        let options = WorkflowStartOptions::new(format!("{}-other", env.queue), id).build();
+        let other = UntypedWorkflow::new("another");
+        let input = RawValue::from_value(&(), &PayloadConverter::default());
+        let other = client.start_workflow(other, input, options).await.unwrap();
+        if ends {
+            let options = WorkflowTerminateOptions::default();
+            other.terminate(options).await.unwrap();
+        }
+    }
+    let handle = fanout.start(&env.client).await.unwrap();
+    let report = report(&handle).await;
+    assert_eq!((report.progress.completed, report.progress.failed), (3, 2));
+    assert_eq!(report.progress.duplicates, 0);
+    assert!(
+        report
+            .failures
+            .iter()
+            .all(|failed| failed.failure.error_type == failure_types::CHILD_ID_TAKEN),
+        "{report:#?}"
     );
 }
 
