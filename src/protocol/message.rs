@@ -1,4 +1,4 @@
-//! How messages are read.
+//! Reading messages.
 //!
 //! The SDK reads a message through a deserializer that is a trait object, for which serde compiles 26 functions for each
 //! type and field. Messages are read from it as JSON and then from the JSON, so that the types inside them are compiled for

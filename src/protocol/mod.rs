@@ -6,7 +6,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `message` | how messages are read |
+//! | `message` | reading messages |
 //! | `names` | names of workflows, activities, signals, updates, queries and error types; the version |
 //! | `stride` | orders and reports of strides |
 //! | `steering`, `settings` | requests of operators; the builder of a `set` |

@@ -1,6 +1,7 @@
 //! A local HTTP API whose answers a test decides, and which remembers every call.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -75,6 +76,8 @@ pub struct MockApi {
 #[derive(Default)]
 struct Seen {
     calls: Vec<Call>,
+    /// The number of calls of each path.
+    times: HashMap<String, usize>,
     in_flight: usize,
 }
 
@@ -132,10 +135,13 @@ async fn answer(
     let call = {
         let mut seen = seen.lock().unwrap();
         seen.in_flight += 1;
+        let times = seen.times.entry(path.clone()).or_default();
+        let before = *times;
+        *times += 1;
         let call = Call {
             at,
             method: head.method.to_string(),
-            before: seen.calls.iter().filter(|call| call.path == path).count(),
+            before,
             in_flight: seen.in_flight,
             path,
             headers: headers.collect(),

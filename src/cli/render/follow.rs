@@ -18,7 +18,7 @@ use crate::{
             batch_view::{BatchView, age},
             monotonic::MonotonicCounts,
             next_command,
-            sentences::{self, NOT_KEPT, because, phase},
+            sentences::{self, NOT_KEPT, because, phase, phase_because},
             speed::Pace,
         },
         shell::Program,
@@ -332,7 +332,7 @@ fn describe(p: &Progress, pace: &Pace, again: u64) -> String {
         (Phase::Running, _) => {}
         // An operator may have to act.
         (Phase::Preparing | Phase::Held | Phase::Blocked, Some(why)) => {
-            parts.push(format!("{}: {why}", phase(p)));
+            parts.push(phase_because(p, &why));
         }
         _ => parts.push(phase(p)),
     }

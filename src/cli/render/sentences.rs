@@ -36,6 +36,16 @@ pub(crate) fn phase(progress: &Progress) -> String {
     }
 }
 
+/// Returns the phase with the reason for it. Some reasons begin with the phase, since they are also shown by themselves.
+pub(crate) fn phase_because(progress: &Progress, why: &str) -> String {
+    let phase = phase(progress);
+    let rest = why.strip_prefix(&phase);
+    match rest.is_some_and(|rest| rest.starts_with([':', ' '])) {
+        true => why.to_owned(),
+        false => format!("{phase}: {why}"),
+    }
+}
+
 /// Returns the reason why the batch is not faster or cannot continue.
 pub(crate) fn because(p: &Progress) -> Option<String> {
     let blocked = p.blocked_reason.as_deref().unwrap_or_default();
@@ -394,6 +404,20 @@ pub(crate) mod tests {
             "as_of": START + 60_000, "runs": 1, "announcements_dropped": 0,
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_reason_that_begins_with_the_phase_does_not_repeat_it() {
+        let mut p = progress();
+        p.phase = Phase::Held;
+        let api = "held: API crm asks to wait for 12s more";
+        assert_eq!(phase_because(&p, api), api);
+        let stage = "stage 1 of 3 is done: waiting for approval";
+        assert_eq!(phase_because(&p, stage), format!("held: {stage}"));
+        assert_eq!(phase_because(&p, "heldback"), "held: heldback");
+        p.phase = Phase::Blocked;
+        let known = "blocked at 7: no route to host";
+        assert_eq!(phase_because(&p, known), known);
     }
 
     #[test]
