@@ -209,7 +209,7 @@ pub mod errors {
 #[doc(hidden)]
 pub mod of_crates {
     pub use crate::{
-        base::error::text::words,
+        base::error::{is_of_the_moment, text::words},
         engine::{
             activity::heartbeats::Heartbeats,
             controller::timer::Alarm,

@@ -20,4 +20,4 @@ mod waits;
 
 pub use dev_server::server_address;
 pub use environment::{TestEnv, connect, logged, progress_shows, report};
-pub use waits::{eventually, wait_for, wait_for_ok, within};
+pub use waits::{PATIENCE, eventually, wait_for, wait_for_ok, within};

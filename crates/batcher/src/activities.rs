@@ -1,18 +1,26 @@
 //! The activities of a batcher's workers: writing batches, and telling requesters.
+//!
+//! | file | content |
+//! |---|---|
+//! | here | writing |
+//! | `confirm` | telling requesters |
+//! | `progress` | what an attempt leaves to the next one |
+
+mod confirm;
+mod progress;
 
 use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Instant, SystemTime},
 };
 
-use futures::{FutureExt as _, StreamExt as _};
-use temporal_batch::{PageError, Timestamp, of_crates::Heartbeats};
-use temporalio_client::{
-    Client, UntypedWorkflow, WorkflowSignalOptions, errors::WorkflowInteractionError,
+use futures::FutureExt as _;
+use temporal_batch::{
+    PageError, Timestamp,
+    of_crates::{Heartbeats, is_of_the_moment},
 };
-use temporalio_common::SignalDefinition;
 use temporalio_sdk::{
     ApplicationFailure,
     activities::{ActivityContext, ActivityError},
@@ -23,14 +31,13 @@ use crate::{
     bisect::write_all,
     letters::letter,
     metrics::BatcherMetrics,
-    protocol::{self, ConfirmOrder, ConfirmReport, WriteOrder, WriteReport},
-    request::{Confirmation, Outcome},
+    protocol::{ConfirmOrder, ConfirmReport, WriteOrder, WriteReport},
+    request::Outcome,
     workflow::{ConfirmActivity, WriteActivity},
     writer::{AnyWriter, WriteContext, Written, wrong_count},
 };
-
-/// Signals to requesters that are under way at the same time.
-const SIGNALS_AT_ONCE: usize = 16;
+use confirm::{PAUSES, confirm_all, tell};
+use progress::Progress;
 
 /// The activities with the writers of their worker.
 pub(crate) struct BatcherActivities {
@@ -47,19 +54,31 @@ impl BatcherActivities {
         ctx: ActivityContext,
         order: WriteOrder,
     ) -> Result<WriteReport, ActivityError> {
-        let _heartbeats = Heartbeats::of(&ctx);
-        let written = self.write_batch(&ctx, &order).await;
-        written.map_err(|error| {
-            tracing::warn!(
-                batcher = order.batcher,
-                batch_key = order.batch_key,
-                attempt = ctx.info().attempt,
-                error_type = error.error_type(),
-                error = error.message(),
-                "a batch was not written; it is tried again"
-            );
-            retry(&error)
-        })
+        let mut failures = Progress::of(&ctx).failures;
+        let heartbeats = Heartbeats::with(&ctx, move || Progress::failed(failures));
+        let written = self.write_batch(&ctx, &order, failures + 1).await;
+        drop(heartbeats);
+        let error = match written {
+            Ok(report) => return Ok(report),
+            Err(error) => error,
+        };
+        if !is_of_the_moment(&error) {
+            failures += 1;
+        }
+        tracing::warn!(
+            batcher = order.batcher,
+            batch_key = order.batch_key,
+            attempt = ctx.info().attempt,
+            failures,
+            error_type = error.error_type(),
+            error = error.message(),
+            "a batch was not written; it is tried again"
+        );
+        // The failure takes the last details along, and the next attempt reads them.
+        if let Err(error) = ctx.record_heartbeat(Progress::failed(failures)).await {
+            tracing::warn!(%error, "the failures of a batch were not noted");
+        }
+        Err(retry(&error))
     }
 
     /// Tells requesters the outcomes of their requests. One that is gone does not keep the others from being told.
@@ -69,36 +88,22 @@ impl BatcherActivities {
         ctx: ActivityContext,
         order: ConfirmOrder,
     ) -> Result<ConfirmReport, ActivityError> {
+        let progress = Progress::of(&ctx);
         let client = ctx.client();
-        let told = futures::stream::iter(order.confirmations)
-            .map(|(to, confirmation)| tell(&client, to, confirmation))
-            .buffer_unordered(SIGNALS_AT_ONCE)
-            .collect::<Vec<_>>()
-            .await;
-        let mut report = ConfirmReport::default();
-        let mut failed = Vec::new();
-        for told in told {
-            match told {
-                Ok(true) => report.confirmed += 1,
-                Ok(false) => report.gone += 1,
-                Err(error) => failed.push(error),
-            }
-        }
-        let retried = failed.len() as u64;
-        match failed.pop() {
-            None => {
-                self.metrics.confirmed(&order.batcher, report, 0);
-                Ok(report)
-            }
-            Some(error) => {
-                let none = ConfirmReport::default();
-                self.metrics.confirmed(&order.batcher, none, retried);
-                let error = PageError::retryable(format_args!(
-                    "{retried} requesters could not be told: {error}"
-                ));
-                Err(retry(&error.with_type("NotConfirmed")))
-            }
-        }
+        let told = Arc::new(Mutex::new(progress.told));
+        let _heartbeats = Heartbeats::with(&ctx, {
+            let told = Arc::clone(&told);
+            move || Progress::told(&told)
+        });
+        let report = confirm_all(
+            &order.confirmations,
+            &told,
+            &PAUSES,
+            |(to, confirmation)| tell(&client, to.clone(), confirmation.clone()),
+        )
+        .await;
+        self.metrics.confirmed(&order.batcher, &report);
+        Ok(report)
     }
 }
 
@@ -113,6 +118,7 @@ impl BatcherActivities {
         &self,
         ctx: &ActivityContext,
         order: &WriteOrder,
+        attempts: u32,
     ) -> Result<WriteReport, PageError> {
         let Some(writer) = self.writers.get(order.writer.as_str()) else {
             let known: Vec<_> = self.writers.keys().collect();
@@ -123,7 +129,7 @@ impl BatcherActivities {
             .with_type("UnknownWriter"));
         };
         let attempt = ctx.info().attempt;
-        let gives_up = attempt >= order.max_attempts;
+        let gives_up = attempts >= order.max_attempts;
         let began = Instant::now();
         let written = write_all(order.requests.len(), gives_up, |part| {
             write_part(&**writer, order, part, attempt)
@@ -131,7 +137,7 @@ impl BatcherActivities {
         .await;
         let stored = match written {
             Ok(written) => self
-                .keep_letters(&**writer, order, &written, attempt)
+                .keep_letters(&**writer, order, &written, attempts)
                 .await
                 .map(|()| written),
             Err(error) => Err(error),
@@ -223,34 +229,6 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> PageError {
         "Panic",
         text.unwrap_or_else(|| "the writer panicked".to_owned()),
     )
-}
-
-/// The signal that confirms a request, for a workflow of any type.
-struct Confirmed;
-
-impl SignalDefinition for Confirmed {
-    type Workflow = UntypedWorkflow;
-    type Input = Confirmation;
-
-    fn name(&self) -> &str {
-        protocol::CONFIRMED
-    }
-}
-
-/// Tells a requester. Returns false if it is gone.
-async fn tell(
-    client: &Client,
-    to: String,
-    confirmation: Confirmation,
-) -> Result<bool, WorkflowInteractionError> {
-    // By its workflow id alone: the requester may have continued as new.
-    let requester = client.get_workflow_handle::<UntypedWorkflow>(to);
-    let options = WorkflowSignalOptions::default();
-    match requester.signal(Confirmed, confirmation, options).await {
-        Ok(()) => Ok(true),
-        Err(WorkflowInteractionError::NotFound(_)) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 fn retry(error: &PageError) -> ActivityError {

@@ -152,7 +152,7 @@ impl Batcher {
         self
     }
 
-    /// Sets how many bytes of requests a shard holds. It refuses more. Each request counts 100 bytes more than its JSON.
+    /// Sets how many bytes of requests a shard holds. It refuses more. Each request counts 150 bytes more than its JSON.
     #[must_use]
     pub fn max_pending_bytes(mut self, bytes: u64) -> Self {
         self.limits.max_pending_bytes = bytes;

@@ -2,7 +2,7 @@
 
 use std::{future::Future, ops::Range};
 
-use temporal_batch::PageError;
+use temporal_batch::{PageError, of_crates::is_of_the_moment};
 
 use crate::writer::Written;
 
@@ -12,8 +12,8 @@ const ATTEMPTS_ALONE: u32 = 3;
 /// Writes `count` requests. `write` gets the requests' range in the batch.
 ///
 /// A retryable error is returned while `gives_up` is false, also after a split, and another attempt follows later: it
-/// says nothing about the requests of the part. Errors of the
-/// environment are always returned, because no request is the reason for them.
+/// says nothing about the requests of the part. Errors of the environment or of
+/// the moment, such as a database that is away, are always returned, because no request is the reason for them.
 ///
 /// If `k` of `n` requests fail, `write` is called at most `1 + 2 k ceil(log2(n))` times.
 pub(crate) async fn write_all<F>(
@@ -36,7 +36,7 @@ where
             }
             Err(error) => error,
         };
-        if error.is_environment() || (error.is_retryable() && !gives_up) {
+        if is_of_the_moment(&error) || (error.is_retryable() && !gives_up) {
             return Err(error);
         }
         match part.len() {
@@ -74,7 +74,7 @@ where
         }
         match write(part.clone()).await {
             Ok(written) => return crate::writer::one(written),
-            Err(error) if error.is_environment() => return Err(error),
+            Err(error) if is_of_the_moment(&error) => return Err(error),
             Err(error) => last = error,
         }
     }
@@ -135,6 +135,18 @@ mod tests {
         assert_eq!(calls.len(), 1);
     }
 
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    #[test]
+    fn a_database_that_is_away_blames_no_request() {
+        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        for count in [1, 4] {
+            let away = |_: &Range<usize>| Some(PageError::from(sqlx::Error::Io(refused())));
+            let (written, calls) = run(count, true, away);
+            assert!(is_of_the_moment(&written.unwrap_err()));
+            assert_eq!(calls.len(), 1);
+        }
+    }
+
     #[test]
     fn the_last_attempt_splits_whatever_the_error() {
         let (written, _) = run(4, true, |part| {
@@ -149,14 +161,20 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_environment_blames_no_request() {
+    fn an_error_of_the_environment_or_the_moment_blames_no_request() {
+        let away: [fn() -> PageError; 2] = [
+            || PageError::environment("the database is away"),
+            || PageError::retry_after(std::time::Duration::from_secs(60), "maintenance"),
+        ];
         for gives_up in [false, true] {
-            let away = |part: &Range<usize>| match part.len() {
-                1 => Some(PageError::environment("the database is away")),
-                _ => Some(poison()),
-            };
-            let (written, _) = run(4, gives_up, away);
-            assert!(written.unwrap_err().is_environment());
+            for away in away {
+                let fails = |part: &Range<usize>| match part.len() {
+                    1 => Some(away()),
+                    _ => Some(poison()),
+                };
+                let (written, _) = run(4, gives_up, fails);
+                assert!(is_of_the_moment(&written.unwrap_err()));
+            }
         }
     }
 

@@ -21,8 +21,7 @@
 //!
 //! - **No request is lost.** A request that the server has stored is written, or is a dead letter, or is refused and its
 //!   requester told so, whatever continue-as-new, lost workers and failed writes come between.
-//!   A shard needs a worker for that: while none runs, its history grows with each submission, and Temporal ends a
-//!   workflow, with what it holds, at 50 MB.
+//!   A shard needs a worker for that: while none runs, clients refuse to submit more than its history can hold.
 //! - **Written once.** With a [`SqlWriter`] each request id is written exactly once, however often it is submitted or
 //!   its write is repeated.
 //! - **One bad request harms no other.** A batch that fails is split until the bad requests are alone.
@@ -61,7 +60,9 @@ pub use protocol::{CONFIRMED, FlushReason, Known};
 pub use replay::{ReplayError, replay_history};
 pub use request::{Confirmation, MAX_ID_BYTES, Outcome, Refusal, Request};
 pub use requester::{Confirmations, Requester, SubmitError, submit};
-pub use source::{Fed, FeedError, MemorySource, RequestSource, Taken, feed};
+pub use source::{
+    Fed, FeedError, MemorySource, RequestSource, Settlement, Taken, Unreadable, feed,
+};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use source::{QueueDatabase, TableSource};
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]

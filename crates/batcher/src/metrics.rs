@@ -152,11 +152,11 @@ impl BatcherMetrics {
     }
 
     /// Records what became of confirmations.
-    pub fn confirmed(&self, batcher: &str, report: ConfirmReport, retried: u64) {
+    pub fn confirmed(&self, batcher: &str, report: &ConfirmReport) {
         for (outcome, count) in [
             ("confirmed", report.confirmed),
             ("gone", report.gone),
-            ("retried", retried),
+            ("retried", report.unreached.len() as u64),
         ] {
             self.confirmations
                 .with_label_values(&[batcher, outcome])

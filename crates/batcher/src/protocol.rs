@@ -10,7 +10,7 @@ use temporal_batch::Timestamp;
 
 use crate::{
     batcher::Batcher,
-    request::{Confirmation, Outcome, Request},
+    request::{Confirmation, Outcome, Refusal, Request},
     state::BatcherState,
 };
 
@@ -65,6 +65,9 @@ pub(crate) struct Submission {
     /// The workflow that is told the outcomes. `None` if no workflow waits for a signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
+    /// The number of the submission among those of its requester, which the confirmation repeats.
+    #[serde(default, skip_serializing_if = "crate::request::is_zero")]
+    pub number: u64,
     pub requests: Vec<Request>,
 }
 
@@ -130,12 +133,15 @@ pub(crate) struct ConfirmOrder {
 }
 
 /// The result of telling requesters their outcomes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ConfirmReport {
     /// Requesters that were told.
     pub confirmed: u64,
     /// Requesters that have ended or never existed.
     pub gone: u64,
+    /// The positions in the order of those that could not be told. They are told again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreached: Vec<u32>,
 }
 
 /// The order to submit requests of a workflow to a shard, and to start the shard where it does not run.
@@ -143,7 +149,17 @@ pub(crate) struct ConfirmReport {
 pub(crate) struct SubmitOrder {
     pub batcher: Batcher,
     pub reply_to: String,
+    #[serde(default, skip_serializing_if = "crate::request::is_zero")]
+    pub number: u64,
     pub requests: Vec<Request>,
+}
+
+/// The answer to [`SubmitOrder`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SubmitAnswer {
+    /// Why the submission was not sent. `None` if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refusal>,
 }
 
 /// The question for the outcomes of requests.

@@ -133,9 +133,31 @@ pub enum Refusal {
         /// The number of the running batcher.
         running: u32,
     },
+    /// The history of the shard is long, and no worker has read it: more submissions could make Temporal end the shard with
+    /// what it holds. Look at the workers of the batcher, and submit again later.
+    #[error(
+        "the shard has a backlog of {events} events with {bytes} bytes; at most {max_events} with {max_bytes} bytes are allowed; look at the workers of the batcher, and submit again later"
+    )]
+    Backlog {
+        /// The events in the history of the shard's run.
+        events: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// The limit on events.
+        max_events: u64,
+        /// The limit on bytes.
+        max_bytes: u64,
+    },
     /// The batcher is being shut down. A request that is submitted after its end starts it again.
     #[error("the batcher is shutting down; submit again after its end")]
     ShuttingDown,
+}
+
+impl Refusal {
+    /// Returns whether the request itself is the reason, so that no later submission of it can succeed.
+    pub(crate) fn is_of_the_request(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::InvalidId)
+    }
 }
 
 /// A request and its outcome.
@@ -143,9 +165,21 @@ pub enum Refusal {
 pub struct Confirmation {
     /// The id of the request.
     pub request_id: String,
+    /// The number of the submission that is answered: a workflow ignores the answer to an earlier one. 0 for a submission
+    /// without a workflow that waits.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub submission: u64,
     /// Its outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl fmt::Display for Outcome {
@@ -181,6 +215,7 @@ mod tests {
     fn outcomes_are_stored_with_a_flat_status() {
         let confirmation = Confirmation {
             request_id: "a".to_owned(),
+            submission: 0,
             outcome: Outcome::failed("Constraint", "no"),
         };
         let json = serde_json::to_value(&confirmation).unwrap();

@@ -2,8 +2,14 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{collections::BTreeMap, pin::pin, task::Poll, time::Duration};
+use std::{
+    collections::BTreeMap,
+    pin::pin,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
 
+use temporal_batch::Timestamp;
 use temporalio_common::{RetryPolicy, error::IncomingError};
 use temporalio_sdk::{
     ActivityExecutionError, ActivityOptions, CancellableFuture as _, TimerOptions,
@@ -21,25 +27,43 @@ use crate::{
 /// How often a submission is repeated that the server did not accept.
 const SUBMIT_ATTEMPTS: u32 = 5;
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Length of the largest request that a workflow sends by a signal of its own. Temporal takes 10,000 signals for a run, so
+/// these alone never make a history of 50 MB. A larger request goes by the activity, which looks at the history first.
+const SIGNALLED_BYTES: usize = 1024;
 
 /// The confirmations that a workflow waits for. Keep one in the workflow, and give it each signal named
 /// [`CONFIRMED`](crate::CONFIRMED).
 #[derive(Clone, Debug, Default)]
 pub struct Confirmations {
-    waiting: BTreeMap<String, Option<Outcome>>,
+    waiting: BTreeMap<String, Waiting>,
+}
+
+/// A submission that is not confirmed yet, or whose confirmation was not read yet.
+#[derive(Clone, Debug)]
+struct Waiting {
+    number: u64,
+    outcome: Option<Outcome>,
 }
 
 impl Confirmations {
-    /// Records a confirmation. One that the workflow does not wait for, or no longer, is ignored.
+    /// Records a confirmation. One that the workflow does not wait for, or no longer, is ignored: an earlier submission of
+    /// the request may have been refused, and this one taken.
     pub fn hear(&mut self, confirmation: Confirmation) {
-        if let Some(outcome) = self.waiting.get_mut(&confirmation.request_id) {
+        let waiting = self.waiting.get_mut(&confirmation.request_id);
+        if let Some(waiting) = waiting.filter(|w| w.number == confirmation.submission) {
             // The first confirmation counts: a repeated one says the same.
-            outcome.get_or_insert(confirmation.outcome);
+            waiting.outcome.get_or_insert(confirmation.outcome);
         }
     }
 
+    fn wait_for(&mut self, request_id: String, number: u64) {
+        let outcome = None;
+        self.waiting.insert(request_id, Waiting { number, outcome });
+    }
+
     fn outcome(&self, request_id: &str) -> Option<&Outcome> {
-        self.waiting.get(request_id).and_then(Option::as_ref)
+        let waiting = self.waiting.get(request_id)?;
+        waiting.outcome.as_ref()
     }
 }
 
@@ -144,8 +168,8 @@ pub enum SubmitError {
 /// Submits a request and waits for its confirmation, at most for `timeout`. Returns true if the request was written
 /// now, false if it had been written before.
 ///
-/// 1. The request is sent to its shard by a signal. If the shard does not run, the activity of
-///    [`SubmitActivities`](crate::SubmitActivities), which the workflow's own worker must have, starts it.
+/// 1. The request is sent to its shard by a signal. If the shard does not run, or the request is larger than 1 KiB, the
+///    activity of [`SubmitActivities`](crate::SubmitActivities), which the workflow's own worker must have, submits it.
 /// 2. The shard writes the request with others, and confirms it by a signal.
 ///
 /// Two calls in a workflow may wait at the same time, if their requests have different ids.
@@ -167,8 +191,9 @@ where
         .check_request(&request)
         .map_err(SubmitError::Refused)?;
     let id = request.id.clone();
-    ctx.state_mut(|w| w.confirmations_mut().waiting.insert(id.clone(), None));
-    let outcome = match deliver(ctx, batcher, request).await {
+    let number = number(ctx.workflow_time());
+    ctx.state_mut(|w| w.confirmations_mut().wait_for(id.clone(), number));
+    let outcome = match deliver(ctx, batcher, request, number).await {
         Ok(()) => confirmation(ctx, &id, timeout).await,
         Err(error) => Err(error),
     };
@@ -188,33 +213,44 @@ where
     }
 }
 
+/// Returns the number of a submission: the time of the workflow in milliseconds. A second submission of the same request
+/// is later, also after a continue-as-new, and a replay finds the same number.
+fn number(of_the_workflow: Option<SystemTime>) -> u64 {
+    of_the_workflow.map_or(0, |time| Timestamp::from(time).0)
+}
+
 /// Sends the request to its shard.
 async fn deliver<W: WorkflowImplementation>(
     ctx: &WorkflowContext<W>,
     batcher: &Batcher,
     request: Request,
+    number: u64,
 ) -> Result<(), SubmitError> {
     let reply_to = ctx.workflow_id().to_owned();
-    let shard = batcher.shard_of(&request.routing_key);
-    let submission = Submission {
-        shards: batcher.shards,
-        reply_to: Some(reply_to.clone()),
-        requests: vec![request.clone()],
-    };
-    let shard = ctx.external_workflow(batcher.workflow_id(shard), None);
-    let signalled = shard.signal(BatcherWorkflow::submit, submission, Default::default());
-    match signalled.await {
-        Ok(()) => return Ok(()),
-        Err(WorkflowSignalError::Serialization(error)) => {
-            let message = error.to_string();
-            return Err(SubmitError::SubmitFailed { message });
+    if request.bytes() <= SIGNALLED_BYTES {
+        let shard = batcher.shard_of(&request.routing_key);
+        let submission = Submission {
+            shards: batcher.shards,
+            reply_to: Some(reply_to.clone()),
+            number,
+            requests: vec![request.clone()],
+        };
+        let shard = ctx.external_workflow(batcher.workflow_id(shard), None);
+        let signalled = shard.signal(BatcherWorkflow::submit, submission, Default::default());
+        match signalled.await {
+            Ok(()) => return Ok(()),
+            Err(WorkflowSignalError::Serialization(error)) => {
+                let message = error.to_string();
+                return Err(SubmitError::SubmitFailed { message });
+            }
+            // The shard does not run, or its run has as many signals as Temporal allows and continues as new.
+            Err(_) => {}
         }
-        // The shard does not run, or its run has as many signals as Temporal allows and continues as new.
-        Err(_) => {}
     }
     let order = SubmitOrder {
         batcher: batcher.clone(),
         reply_to,
+        number,
         requests: vec![request],
     };
     let retry = RetryPolicy::builder()
@@ -226,7 +262,10 @@ async fn deliver<W: WorkflowImplementation>(
         .summary(format!("submit to {}", batcher.name))
         .build();
     let submitted = ctx.execute_activity(ActivityDefs::submit_for, order, options);
-    submitted.await.map_err(not_submitted)
+    match submitted.await.map_err(not_submitted)?.refused {
+        Some(reason) => Err(SubmitError::Refused(reason)),
+        None => Ok(()),
+    }
 }
 
 /// Returns the error of a submission. Only what was refused before it was sent is certain not to have arrived.
@@ -285,5 +324,27 @@ where
         (Some(outcome), _) => Ok(outcome),
         (None, Some(error)) => Err(error),
         (None, None) => Err(SubmitError::ConfirmationTimeout { after: timeout }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_to_an_earlier_submission_is_ignored() {
+        let mut confirmations = Confirmations::default();
+        confirmations.wait_for("r".to_owned(), 2);
+        let confirmation = |submission, outcome| Confirmation {
+            request_id: "r".to_owned(),
+            submission,
+            outcome,
+        };
+        let reason = Refusal::ShuttingDown;
+        confirmations.hear(confirmation(1, Outcome::Refused { reason }));
+        assert_eq!(confirmations.outcome("r"), None);
+        confirmations.hear(confirmation(2, Outcome::Written));
+        confirmations.hear(confirmation(2, Outcome::AlreadyDone));
+        assert_eq!(confirmations.outcome("r"), Some(&Outcome::Written));
     }
 }

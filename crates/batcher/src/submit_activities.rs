@@ -9,7 +9,8 @@ use temporalio_sdk::{
 
 use crate::{
     client::{BatcherClient, BatcherError},
-    protocol::{NOT_SUBMITTED, SubmitOrder},
+    protocol::{NOT_SUBMITTED, SubmitAnswer, SubmitOrder},
+    request::Refusal,
     workflow::SubmitForActivity,
 };
 
@@ -25,27 +26,40 @@ impl SubmitActivities {
         self: Arc<Self>,
         ctx: ActivityContext,
         order: SubmitOrder,
-    ) -> Result<(), ActivityError> {
+    ) -> Result<SubmitAnswer, ActivityError> {
         let submitted = async {
             let client = BatcherClient::of(ctx.client(), order.batcher)?;
             client
-                .submit_for(order.requests, Some(order.reply_to))
+                .submit_for(order.requests, Some(order.reply_to), order.number)
                 .await
         };
-        submitted.await.map_err(|error| {
-            let may_pass = matches!(error, BatcherError::Server(_));
-            let error_type = match may_pass {
-                true => "SubmitFailed",
-                false => NOT_SUBMITTED,
-            };
-            let message = with_cause(&error);
-            ActivityError::from(
-                ApplicationFailure::builder(message)
-                    .type_name(error_type.to_owned())
-                    .non_retryable(!may_pass)
-                    .build(),
-            )
-        })
+        let refused = match submitted.await {
+            Ok(()) => Ok(None),
+            Err(BatcherError::Refused { reason, .. }) => Ok(Some(reason)),
+            Err(BatcherError::OtherShards { running, asked, .. }) => {
+                Ok(Some(Refusal::OtherShards {
+                    routed_for: asked,
+                    running,
+                }))
+            }
+            Err(error) => Err(error),
+        };
+        refused
+            .map(|refused| SubmitAnswer { refused })
+            .map_err(|error| {
+                let may_pass = matches!(error, BatcherError::Server(_));
+                let error_type = match may_pass {
+                    true => "SubmitFailed",
+                    false => NOT_SUBMITTED,
+                };
+                let message = with_cause(&error);
+                ActivityError::from(
+                    ApplicationFailure::builder(message)
+                        .type_name(error_type.to_owned())
+                        .non_retryable(!may_pass)
+                        .build(),
+                )
+            })
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use temporal_batch::dev_server::DevServerOptions;
 
-use crate::{Fallible, Shared, batcher_service, main_service, shop, starter};
+use crate::{Fallible, SHUTDOWN, Shared, batcher_service, main_service, shop, starter};
 
 const WORKFLOWS: u32 = 50;
 
@@ -46,7 +46,7 @@ pub(crate) async fn run(seed: u64, shared: &Shared) -> Fallible<ExitCode> {
     );
 
     let batcher = shared.client().await?;
-    batcher.shut_down().await?;
+    batcher.shut_down(SHUTDOWN).await?;
     batcher_worker.stop().await?;
     main_worker.stop().await?;
     server.stop().await?;

@@ -16,6 +16,9 @@ use temporal_batch_batcher::{Batcher, BatcherClient, BatcherError, DeadRequests}
 /// The result of a command. Its errors are only printed.
 pub(crate) type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
+/// How long a shutdown of the batcher may take.
+pub(crate) const SHUTDOWN: Duration = Duration::from_secs(120);
+
 #[derive(Parser)]
 #[command(name = "write-batcher", about = "Many workflows, one write")]
 struct Cli {
@@ -77,6 +80,9 @@ enum Command {
         /// Workflows of each kind
         #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
         workflows: u32,
+        /// Orders of each workflow, all at once
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(measure::MOST_ORDERS)))]
+        orders: u32,
     },
 }
 
@@ -194,11 +200,13 @@ async fn run(cli: &Cli) -> Fallible<ExitCode> {
             println!("{}", serde_json::to_string_pretty(&stats)?);
         }
         Command::Shutdown => {
-            let stats = shared.client().await?.shut_down().await?;
+            let stats = shared.client().await?.shut_down(SHUTDOWN).await?;
             println!("ended; {} orders written", stats.written);
         }
         Command::Demo { seed } => return Box::pin(demo::run(*seed, shared)).await,
-        Command::Measure { workflows } => measure::run(*workflows, shared).await?,
+        Command::Measure { workflows, orders } => {
+            measure::run(*workflows, *orders, shared).await?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -60,7 +60,7 @@ impl PlaceOrder {
         let written = submit(ctx, &order.batcher, request, CONFIRMATION_TIMEOUT).await;
         if let Err(error) = written {
             return Ok(Placed::Failed {
-                confirmed: matches!(error, SubmitError::WriteFailed { .. }),
+                told: matches!(error, SubmitError::WriteFailed { .. }),
                 error: error.to_string(),
             });
         }
@@ -84,7 +84,7 @@ pub(crate) enum Placed {
     Done(String),
     Failed {
         /// True if the batcher has said that it did not write the order.
-        confirmed: bool,
+        told: bool,
         error: String,
     },
 }

@@ -2,10 +2,10 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use futures::future::try_join_all;
+use futures::{StreamExt as _, TryStreamExt as _, future::join_all};
 use serde::{Deserialize, Serialize};
 use sqlx::SqlitePool;
 use temporal_batch::{BatchClient, dev_server::DevServerOptions};
@@ -21,15 +21,17 @@ use temporalio_sdk::{
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::{
-    Fallible, Shared, batcher_service,
-    main_service::{self, Order, Placed},
-    shop,
-};
+use crate::{Fallible, Shared, batcher_service, main_service, shop};
 
 const DIRECT_QUEUE: &str = "direct-queue";
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(600);
+/// Temporal answers 1,200 calls that wait, for a namespace.
+const WORKFLOWS_AT_ONCE: usize = 400;
 
-/// Writes its order by itself, with one activity.
+/// The most orders of a workflow. A larger set of futures is polled in the order of their wake-ups.
+pub(crate) const MOST_ORDERS: u32 = 30;
+
+/// Writes its orders by itself, with one activity each. Its result are the milliseconds that each took.
 #[temporalio_macros::workflow]
 #[derive(Default)]
 pub(crate) struct WriteDirectly;
@@ -37,19 +39,37 @@ pub(crate) struct WriteDirectly;
 #[temporalio_macros::workflow_methods]
 impl WriteDirectly {
     #[run(name = "write-directly")]
-    pub(crate) async fn run(ctx: &mut WorkflowContext<Self>, total: i64) -> WorkflowResult<()> {
-        let order = DirectOrder {
-            id: ctx.workflow_id().to_owned(),
-            total,
-        };
-        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(60)).build();
-        ctx.execute_activity(DirectWrites::write, order, options)
-            .await?;
-        Ok(())
+    pub(crate) async fn run(
+        ctx: &mut WorkflowContext<Self>,
+        orders: u32,
+    ) -> WorkflowResult<Vec<u64>> {
+        let ctx = &*ctx;
+        let writes = (0..orders).map(|i| async move {
+            let began = ctx.workflow_time();
+            let order = DirectOrder {
+                id: format!("{}-{i}", ctx.workflow_id()),
+                total: i.into(),
+            };
+            let options =
+                ActivityOptions::with_start_to_close_timeout(Duration::from_secs(60)).build();
+            ctx.execute_activity(DirectWrites::write, order, options)
+                .await?;
+            Ok(milliseconds(began, ctx.workflow_time()))
+        });
+        join_all(writes).await.into_iter().collect()
     }
 }
 
-/// Has its order written by the batcher, and does nothing else.
+fn milliseconds(from: Option<SystemTime>, to: Option<SystemTime>) -> u64 {
+    let took = from
+        .zip(to)
+        .and_then(|(from, to)| to.duration_since(from).ok());
+    took.map_or(0, |took| {
+        u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// Has its orders written by the batcher, and does nothing else. Its result are the milliseconds until each was confirmed.
 #[temporalio_macros::workflow]
 #[derive(Default)]
 pub(crate) struct WriteBatched(Confirmations);
@@ -69,18 +89,20 @@ impl WriteBatched {
     #[run(name = "write-batched")]
     pub(crate) async fn run(
         ctx: &mut WorkflowContext<Self>,
-        order: Order,
-    ) -> WorkflowResult<Placed> {
-        let payload = serde_json::json!({ "total": order.total });
-        let request = Request::new(ctx.workflow_id(), payload);
-        let written = submit(ctx, &order.batcher, request, Duration::from_secs(120)).await;
-        Ok(match written {
-            Ok(_) => Placed::Done("written".to_owned()),
-            Err(error) => Placed::Failed {
-                confirmed: false,
-                error: error.to_string(),
-            },
-        })
+        (batcher, orders): (Batcher, u32),
+    ) -> WorkflowResult<Vec<u64>> {
+        let ctx = &*ctx;
+        let batcher = &batcher;
+        let writes = (0..orders).map(|i| async move {
+            let began = ctx.workflow_time();
+            let payload = serde_json::json!({ "total": i });
+            let request = Request::new(format!("{}-{i}", ctx.workflow_id()), payload);
+            submit(ctx, batcher, request, CONFIRMATION_TIMEOUT)
+                .await
+                .map_err(|error| ApplicationFailure::builder(error.to_string()).build())?;
+            Ok(milliseconds(began, ctx.workflow_time()))
+        });
+        join_all(writes).await.into_iter().collect()
     }
 
     #[signal(name = CONFIRMED)]
@@ -125,11 +147,12 @@ impl DirectWrites {
 struct Figures {
     writes: u64,
     seconds: f64,
-    confirmed_after: Vec<Duration>,
+    /// In milliseconds, in ascending order.
+    confirmed_after: Vec<u64>,
     actions: f64,
 }
 
-pub(crate) async fn run(workflows: u32, shared: &Shared) -> Fallible<()> {
+pub(crate) async fn run(workflows: u32, orders: u32, shared: &Shared) -> Fallible<()> {
     let folder = tempfile::tempdir()?;
     let server = DevServerOptions::new()
         .metrics_port(free_port().await?)
@@ -152,23 +175,27 @@ pub(crate) async fn run(workflows: u32, shared: &Shared) -> Fallible<()> {
     let direct_worker = main_service::run(&client, direct)?;
     // Both ways are warm before they are measured.
     let batcher = shared.batcher()?.max_wait(Duration::from_millis(500));
-    directly(&client, "warm", 5).await?;
-    batched(&client, &batcher, "warm", 5).await?;
+    directly(&client, "warm", 5, orders).await?;
+    batched(&client, &batcher, "warm", 5, orders).await?;
 
-    let direct = measured(&metrics, directly(&client, "direct", workflows)).await?;
-    let batched = measured(&metrics, batched(&client, &batcher, "batched", workflows)).await?;
-    println!("\n{workflows} workflows   one write each   batcher");
+    let way = directly(&client, "direct", workflows, orders);
+    let direct = measured(&metrics, way).await?;
+    let way = batched(&client, &batcher, "batched", workflows, orders);
+    let batched = measured(&metrics, way).await?;
+    let requests = f64::from(workflows) * f64::from(orders);
+    println!("\n{requests} requests of {workflows} workflows");
+    println!("{:<16} {:>12} {:>12}", "", "one write", "batcher");
     let rows: [(&str, [f64; 2]); 5] = [
         ("writes", [direct.writes as f64, batched.writes as f64]),
         (
             "requests/s",
-            [&direct, &batched].map(|f| f64::from(workflows) / f.seconds),
+            [&direct, &batched].map(|f| requests / f.seconds),
         ),
         ("p50 s", [&direct, &batched].map(|f| percentile(f, 0.50))),
         ("p99 s", [&direct, &batched].map(|f| percentile(f, 0.99))),
         (
             "actions/request",
-            [&direct, &batched].map(|f| f.actions / f64::from(workflows)),
+            [&direct, &batched].map(|f| f.actions / requests),
         ),
     ];
     for (what, [direct, batched]) in rows {
@@ -187,75 +214,80 @@ pub(crate) async fn run(workflows: u32, shared: &Shared) -> Fallible<()> {
 }
 
 fn percentile(figures: &Figures, part: f64) -> f64 {
-    let mut sorted = figures.confirmed_after.clone();
-    sorted.sort_unstable();
+    let sorted = &figures.confirmed_after;
     let at = ((sorted.len() as f64 - 1.0) * part).round() as usize;
-    sorted[at].as_secs_f64()
+    sorted[at] as f64 / 1_000.0
 }
 
 async fn measured(
     metrics: &str,
-    way: impl Future<Output = Fallible<(u64, Vec<Duration>)>>,
+    way: impl Future<Output = Fallible<(u64, Vec<u64>)>>,
 ) -> Fallible<Figures> {
     let before = actions(metrics).await?;
     let began = Instant::now();
-    let (writes, confirmed_after) = way.await?;
+    let (writes, mut confirmed_after) = way.await?;
+    let seconds = began.elapsed().as_secs_f64();
+    confirmed_after.sort_unstable();
     Ok(Figures {
         writes,
-        seconds: began.elapsed().as_secs_f64(),
+        seconds,
         confirmed_after,
         actions: actions(metrics).await? - before,
     })
 }
 
-async fn directly(client: &BatchClient, name: &str, count: u32) -> Fallible<(u64, Vec<Duration>)> {
+async fn directly(
+    client: &BatchClient,
+    name: &str,
+    workflows: u32,
+    orders: u32,
+) -> Fallible<(u64, Vec<u64>)> {
     let client = client.temporal();
-    let one = |i: u32| async move {
-        let began = Instant::now();
-        let id = format!("{name}-{i}");
-        let options = WorkflowStartOptions::new(DIRECT_QUEUE, id).build();
-        let handle = client
-            .start_workflow(WriteDirectly::run, i64::from(i), options)
-            .await?;
-        handle
-            .get_result(WorkflowGetResultOptions::default())
-            .await?;
-        Fallible::Ok(began.elapsed())
-    };
-    Ok((count.into(), try_join_all((0..count).map(one)).await?))
+    let took = some_at_once(workflows, |i| async move {
+        let options = WorkflowStartOptions::new(DIRECT_QUEUE, format!("{name}-{i}")).build();
+        let started = client.start_workflow(WriteDirectly::run, orders, options);
+        let handle = started.await?;
+        let options = WorkflowGetResultOptions::default();
+        Ok(handle.get_result(options).await?)
+    })
+    .await?;
+    Ok((took.len() as u64, took))
 }
 
 async fn batched(
     client: &BatchClient,
     batcher: &Batcher,
     name: &str,
-    count: u32,
-) -> Fallible<(u64, Vec<Duration>)> {
+    workflows: u32,
+    orders: u32,
+) -> Fallible<(u64, Vec<u64>)> {
     let stats = BatcherClient::new(client, batcher.clone())?;
     stats.start().await?;
     let before = stats.stats().await?.writes;
     let client = client.temporal();
-    let one = |i: u32| async move {
-        let began = Instant::now();
-        let id = format!("{name}-{i}");
-        let options = WorkflowStartOptions::new(DIRECT_QUEUE, id).build();
-        let order = Order {
-            batcher: batcher.clone(),
-            total: i.into(),
-        };
-        let handle = client
-            .start_workflow(WriteBatched::run, order, options)
-            .await?;
-        match handle
-            .get_result(WorkflowGetResultOptions::default())
-            .await?
-        {
-            Placed::Done(_) => Fallible::Ok(began.elapsed()),
-            Placed::Failed { error, .. } => Err(error.into()),
-        }
-    };
-    let confirmed = try_join_all((0..count).map(one)).await?;
-    Ok((stats.stats().await?.writes - before, confirmed))
+    let took = some_at_once(workflows, |i| async move {
+        let options = WorkflowStartOptions::new(DIRECT_QUEUE, format!("{name}-{i}")).build();
+        let input = (batcher.clone(), orders);
+        let started = client.start_workflow(WriteBatched::run, input, options);
+        let handle = started.await?;
+        let options = WorkflowGetResultOptions::default();
+        Ok(handle.get_result(options).await?)
+    })
+    .await?;
+    Ok((stats.stats().await?.writes - before, took))
+}
+
+/// Runs workflows, so many at once as the server answers polls for.
+async fn some_at_once<F: Future<Output = Fallible<Vec<u64>>>>(
+    workflows: u32,
+    one: impl Fn(u32) -> F,
+) -> Fallible<Vec<u64>> {
+    let all = futures::stream::iter(0..workflows).map(one);
+    let took: Vec<_> = all
+        .buffer_unordered(WORKFLOWS_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(took.concat())
 }
 
 /// The actions that Temporal Cloud would bill, as the server counts them.

@@ -67,20 +67,20 @@ pub(crate) async fn run(shared: &Shared, args: &StartArgs) -> Fallible<ExitCode>
         started.push((id, handle));
     }
     let (mut done, mut failed) = (BTreeSet::new(), BTreeSet::new());
-    let mut unconfirmed = 0;
+    let mut confirmed = 0;
     for (id, handle) in started {
         match handle.get_result(WorkflowGetResultOptions::default()).await {
             Ok(Placed::Done(how)) => {
                 println!("{id}: ok ({how})");
+                confirmed += 1;
                 done.insert(id);
             }
-            Ok(Placed::Failed { confirmed, error }) => {
-                unconfirmed += usize::from(!confirmed);
+            Ok(Placed::Failed { told, error }) => {
+                confirmed += usize::from(told);
                 println!("{id}: error ({error})");
                 failed.insert(id);
             }
             Err(error) => {
-                unconfirmed += 1;
                 println!("{id}: error ({error})");
                 failed.insert(id);
             }
@@ -88,7 +88,7 @@ pub(crate) async fn run(shared: &Shared, args: &StartArgs) -> Fallible<ExitCode>
     }
     let after = batcher.stats().await?;
     println!("{}", writes(count, &before, &after));
-    println!("confirmed {}/{count}", count - unconfirmed);
+    println!("confirmed {confirmed}/{count}");
     verify(shared, &prefix, &done, &failed).await
 }
 

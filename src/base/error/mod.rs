@@ -47,7 +47,8 @@ pub(crate) enum Blame {
 /// |---|---|---|
 /// | a row violates a constraint, or an expression fails on it | `UniqueViolation`, `ForeignKeyViolation`, `NotNullViolation`, `CheckViolation`, `ExclusionViolation`, `InvalidData` | bisected at once, until the row is alone |
 /// | another session held the rows, or the statement took too long | `Deadlock`, `LockTimeout`, `SerializationFailure`, `StatementTimeout`, `OutOfMemory` | tried again |
-/// | it rejects the statement for another reason, such as a trigger's | `RaisedException`, `DatabaseError`, `UnreadableValue` | tried three times, then bisected |
+/// | a trigger or a function of the user raises an error | `RaisedException` | bisected at once, until the row is alone |
+/// | it rejects the statement for another reason | `DatabaseError`, `UnreadableValue` | tried three times, then bisected |
 /// | nothing, or that it is stopping or starting | `ConnectionLost` | tried again |
 /// | nothing: no connection of the pool was free in time | `PoolTimedOut` | treated as [`environment`](PageError::environment) |
 /// | that it accepts no writes | `ReadOnlyDatabase` | treated as `environment` |
@@ -242,6 +243,17 @@ impl PageError {
             Retry::Backoff | Retry::Environment | Retry::Never => None,
         }
     }
+}
+
+/// Returns whether an error says nothing about what was written: the environment is at fault, the database cannot be reached
+/// or has another session wait, or the sink named the time at which it takes more.
+#[cfg(feature = "temporal")]
+pub fn is_of_the_moment(error: &PageError) -> bool {
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    let passes = error.blame == Blame::Moment && of_database::passes(&error.error_type);
+    #[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+    let passes = false;
+    passes || matches!(error.retry, Retry::Environment | Retry::After(_))
 }
 
 impl fmt::Debug for PageError {

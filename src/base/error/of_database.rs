@@ -30,7 +30,10 @@ pub(crate) enum Class {
     Records,
     /// The statement, the schema or a grant is wrong. That concerns every page, and only a change there cures it.
     Statement,
-    /// The server refused the page for a reason that only its author knows, such as an exception in a trigger.
+    /// A trigger or a function of the user raised an error. The author of the rule has refused the rows, so no other attempt
+    /// cures it.
+    Raised,
+    /// The server refused the page for a reason that is not listed.
     Refused,
     /// An error of unknown class.
     Unknown,
@@ -43,7 +46,7 @@ impl Class {
                 Blame::Moment
             }
             Self::Broken | Self::Limit | Self::Statement | Self::Unknown => Blame::Unknown,
-            Self::Records | Self::Refused => Blame::Page,
+            Self::Records | Self::Raised | Self::Refused => Blame::Page,
         }
     }
 
@@ -79,12 +82,27 @@ const NOT_NULL: Failure = failure(Class::Records, "NotNullViolation");
 const CHECK: Failure = failure(Class::Records, "CheckViolation");
 const INVALID_DATA: Failure = failure(Class::Records, "InvalidData");
 const STATEMENT: Failure = failure(Class::Statement, "SqlStatement");
-const RAISED: Failure = failure(Class::Refused, "RaisedException");
+const RAISED: Failure = failure(Class::Raised, "RaisedException");
 const REFUSED: Failure = failure(Class::Refused, "DatabaseError");
 const UNREADABLE: Failure = failure(Class::Refused, "UnreadableValue");
 const UNKNOWN: Failure = failure(Class::Unknown, "sqlx::Error");
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 const DEADLOCK: Failure = failure(Class::Conflict, "Deadlock");
+
+/// Returns whether errors of a type are those of a moment, as long as they blame nothing else.
+#[cfg(feature = "temporal")]
+pub(crate) fn passes(error_type: &str) -> bool {
+    let of_the_moment = [
+        CONNECTION_LOST,
+        POOL_TIMED_OUT,
+        NO_ROOM,
+        LOCK_TIMEOUT,
+        SERIALIZATION,
+        READ_ONLY,
+    ];
+    let mut types = of_the_moment.iter().map(|failure| failure.error_type);
+    error_type == "Deadlock" || types.any(|of_the_moment| of_the_moment == error_type)
+}
 
 /// Returns the class and the error type of an error of `sqlx`.
 pub(crate) fn classify(error: &sqlx::Error) -> Failure {
@@ -132,7 +150,7 @@ pub(crate) fn page_error(error: &(dyn StdError + 'static), message: &str) -> Opt
     let message = without_values(error, failure.class, message);
     let page = match failure.class {
         Class::Unknown => return None,
-        Class::Records => PageError::non_retryable(failure.error_type, message),
+        Class::Records | Class::Raised => PageError::non_retryable(failure.error_type, message),
         class if class.is_environment() => {
             PageError::environment(message).with_type(failure.error_type)
         }
@@ -144,7 +162,12 @@ pub(crate) fn page_error(error: &(dyn StdError + 'static), message: &str) -> Opt
 fn of_database(error: &dyn DatabaseError) -> Failure {
     #[cfg(feature = "postgres")]
     if let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
-        return of_postgres(error.code(), error.routine());
+        let failure = of_postgres(error.code(), error.routine());
+        // A function may raise an error with any code. A listed code says what its author means.
+        return match (failure == REFUSED, error.routine()) {
+            (true, Some("exec_stmt_raise")) => RAISED,
+            _ => failure,
+        };
     }
     #[cfg(feature = "mysql")]
     if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
@@ -283,7 +306,7 @@ fn of_mysql(number: u16, state: &str, message: &str) -> Failure {
         | 3140..=3158
         | 4037..=4040 => INVALID_DATA,
         1136 | 1193 | 1290 | 1364 | 1665 => STATEMENT,
-        1643..=1645 => RAISED,
+        1643 | 1644 => RAISED,
         _ => of_sqlstate(state),
     }
 }
@@ -367,6 +390,7 @@ mod tests {
             "read-only" => Class::ReadOnly,
             "record" => Class::Records,
             "statement" => Class::Statement,
+            "raised" => Class::Raised,
             "refused" => Class::Refused,
             _ => return None,
         })

@@ -32,7 +32,7 @@ pub(super) fn without_values(error: &sqlx::Error, class: Class, message: &str) -
 fn place(error: &dyn DatabaseError, class: Class) -> Option<String> {
     #[cfg(feature = "postgres")]
     if let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-        && class == Class::Refused
+        && matches!(class, Class::Raised | Class::Refused)
     {
         let names = [
             ("schema", error.schema()),
@@ -58,7 +58,7 @@ fn place(error: &dyn DatabaseError, class: Class) -> Option<String> {
 }
 
 fn redacted(error: &dyn DatabaseError, class: Class, said: &str) -> String {
-    if class == Class::Refused {
+    if matches!(class, Class::Raised | Class::Refused) {
         return words(said);
     }
     #[cfg(feature = "postgres")]

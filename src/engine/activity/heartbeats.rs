@@ -28,7 +28,7 @@ impl Heartbeats {
     }
 
     /// Sends signs of life whose details the next attempt reads. Each sign asks for the details of its moment.
-    pub(super) fn with<T: TemporalSerializable + Send + Sync + 'static>(
+    pub fn with<T: TemporalSerializable + Send + Sync + 'static>(
         ctx: &ActivityContext,
         mut details: impl FnMut() -> T + Send + 'static,
     ) -> Self {

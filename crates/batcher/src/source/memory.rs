@@ -8,12 +8,18 @@ use std::{
 use async_trait::async_trait;
 use temporal_batch::PageError;
 
-use super::{RequestSource, Taken};
+use super::{RequestSource, Settlement, Taken};
 use crate::request::Request;
 
 /// A queue in memory, which ends with its process. Clones are the same queue.
 #[derive(Clone, Debug, Default)]
-pub struct MemorySource(Arc<Mutex<VecDeque<Request>>>);
+pub struct MemorySource(Arc<Mutex<Queue>>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Request>,
+    rejected: Vec<(Request, String)>,
+}
 
 impl MemorySource {
     /// Creates an empty queue.
@@ -23,12 +29,12 @@ impl MemorySource {
 
     /// Adds a request at the end.
     pub fn push(&self, request: Request) {
-        self.queue().push_back(request);
+        self.queue().waiting.push_back(request);
     }
 
     /// Returns the number of requests that are not taken.
     pub fn len(&self) -> usize {
-        self.queue().len()
+        self.queue().waiting.len()
     }
 
     /// Returns true if no request waits.
@@ -36,7 +42,12 @@ impl MemorySource {
         self.len() == 0
     }
 
-    fn queue(&self) -> MutexGuard<'_, VecDeque<Request>> {
+    /// Takes the requests that no batcher can write, each with the reason. They are in the queue no longer.
+    pub fn take_rejected(&self) -> Vec<(Request, String)> {
+        std::mem::take(&mut self.queue().rejected)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
         // No code that holds the lock can panic in the middle of a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -46,8 +57,8 @@ impl MemorySource {
 impl RequestSource for MemorySource {
     async fn take(&mut self, limit: usize) -> Result<Box<dyn Taken>, PageError> {
         let mut queue = self.queue();
-        let some = limit.min(queue.len());
-        let requests = queue.drain(..some).collect();
+        let some = limit.min(queue.waiting.len());
+        let requests = queue.waiting.drain(..some).collect();
         Ok(Box::new(TakenFromMemory {
             source: self.clone(),
             requests,
@@ -66,10 +77,19 @@ impl Taken for TakenFromMemory {
         &self.requests
     }
 
-    async fn settle(mut self: Box<Self>, settled: &[bool]) -> Result<(), PageError> {
-        let mut settled = settled.iter();
-        // What is left goes back when `self` is dropped.
-        self.requests.retain(|_| settled.next() != Some(&true));
+    async fn settle(mut self: Box<Self>, settlements: &[Settlement]) -> Result<(), PageError> {
+        let requests = std::mem::take(&mut self.requests);
+        for (at, request) in requests.into_iter().enumerate() {
+            match settlements.get(at) {
+                Some(Settlement::Remove) => {}
+                Some(Settlement::Reject(reason)) => {
+                    let rejected = (request, reason.clone());
+                    self.source.queue().rejected.push(rejected);
+                }
+                // What is left goes back when `self` is dropped.
+                Some(Settlement::GiveBack) | None => self.requests.push(request),
+            }
+        }
         Ok(())
     }
 }
@@ -78,7 +98,7 @@ impl Drop for TakenFromMemory {
     fn drop(&mut self) {
         let mut queue = self.source.queue();
         for request in self.requests.drain(..).rev() {
-            queue.push_front(request);
+            queue.waiting.push_front(request);
         }
     }
 }
@@ -94,10 +114,17 @@ mod tests {
             source.push(Request::new(format!("r{i}"), i));
         }
         let taken = source.take(4).await.unwrap();
-        taken.settle(&[true, false, true, false]).await.unwrap();
+        use Settlement::{GiveBack, Reject, Remove};
+        let settlements = [Remove, GiveBack, Reject("too large".to_owned()), GiveBack];
+        taken.settle(&settlements).await.unwrap();
         drop(source.take(1).await.unwrap());
         let left = source.take(10).await.unwrap();
         let left: Vec<_> = left.requests().iter().map(|r| r.id.as_str()).collect();
         assert_eq!(left, ["r1", "r3", "r4"]);
+        let rejected = source.take_rejected().into_iter();
+        let rejected: Vec<_> = rejected
+            .map(|(request, reason)| (request.id, reason))
+            .collect();
+        assert_eq!(rejected, [("r2".to_owned(), "too large".to_owned())]);
     }
 }

@@ -29,8 +29,8 @@ const SUBMIT_AGAIN: Duration = Duration::from_secs(60);
 
 /// A queue whose requests are fed to a batcher.
 ///
-/// Requests are [taken](Self::take), submitted, and [settled](Taken::settle) when the batcher has written them or stored
-/// them as dead letters. A request that is not settled must be taken again later: the loss of a feeder loses nothing,
+/// Requests are [taken](Self::take), submitted, and [settled](Taken::settle) when the batcher has written them, has stored
+/// them as dead letters, or can never write them. A request that is not settled must be taken again later: the loss of a feeder loses nothing,
 /// and a request that was fed twice is written once.
 ///
 /// Two sources come with this crate: [`TableSource`] for a table in PostgreSQL or MariaDB, and [`MemorySource`].
@@ -51,12 +51,47 @@ pub trait Taken: Send {
     /// The requests.
     fn requests(&self) -> &[Request];
 
-    /// Removes those requests from the source for which `settled` is true, in the order of
-    /// [`requests`](Self::requests), and gives the others back.
+    /// What was taken and is no request. [`settle`](Self::settle) marks it, so that it is not taken again. Most sources
+    /// have none of this.
+    fn unreadable(&self) -> &[Unreadable] {
+        &[]
+    }
+
+    /// Settles the requests, each as `settlements` says, in the order of [`requests`](Self::requests).
     ///
     /// # Errors
-    /// The source did not confirm the removal. The requests may be taken again.
-    async fn settle(self: Box<Self>, settled: &[bool]) -> Result<(), PageError>;
+    /// The source did not confirm it. The requests may be taken again.
+    async fn settle(self: Box<Self>, settlements: &[Settlement]) -> Result<(), PageError>;
+}
+
+/// What becomes of a request that was taken from a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// The request is written or a dead letter: it is removed from the source.
+    Remove,
+    /// The request is taken again later.
+    GiveBack,
+    /// No batcher can write the request, for this reason. The source keeps it with the reason, and does not give it out
+    /// again.
+    Reject(String),
+}
+
+/// A record of a source that is no request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unreadable {
+    /// The id of the record, for the log.
+    pub id: String,
+    /// The reason.
+    pub reason: String,
+}
+
+impl Unreadable {
+    /// Names a record and the reason why it is no request.
+    pub fn new(id: impl Into<String>, reason: impl Into<String>) -> Self {
+        let (id, reason) = (id.into(), reason.into());
+        Self { id, reason }
+    }
 }
 
 /// The counts of a feeder.
@@ -69,6 +104,9 @@ pub struct Fed {
     pub failed: u64,
     /// Times that a request was given back because the batcher refused it.
     pub refused: u64,
+    /// Records of the source that no batcher can write: they are no requests, too large, or their ids are not valid. Each is
+    /// logged, and marked in the source.
+    pub rejected: u64,
 }
 
 /// The feeding of a batcher ended with an error.
@@ -78,7 +116,7 @@ pub enum FeedError {
     /// The source has an error that does not pass.
     #[error("the source of requests failed: {0}")]
     Source(PageError),
-    /// A request of the source cannot be submitted.
+    /// The batcher takes no request of this feeder, because it runs with another number of shards for instance.
     #[error(transparent)]
     Batcher(#[from] BatcherError),
 }
@@ -121,14 +159,22 @@ async fn feed_some(
         }
         Err(error) => return Err(FeedError::Source(error)),
     };
-    if taken.requests().is_empty() {
+    if taken.requests().is_empty() && taken.unreadable().is_empty() {
         drop(taken);
         tokio::time::sleep(PAUSE).await;
         return Ok(());
     }
     let outcomes = outcomes(client, taken.requests()).await?;
-    let settled: Vec<_> = outcomes.iter().map(|outcome| !refused(outcome)).collect();
-    if let Err(error) = taken.settle(&settled).await {
+    let settlements: Vec<_> = outcomes.iter().map(settlement).collect();
+    let ids = taken.requests().iter().map(|request| &request.id);
+    let rejected = ids.zip(&settlements).filter_map(|(id, settlement)| {
+        let Settlement::Reject(reason) = settlement else {
+            return None;
+        };
+        Some(Unreadable::new(id, reason))
+    });
+    let rejected: Vec<_> = taken.unreadable().iter().cloned().chain(rejected).collect();
+    if let Err(error) = taken.settle(&settlements).await {
         tracing::warn!(
             error = error.message(),
             "requests were not settled; they are taken again"
@@ -136,22 +182,32 @@ async fn feed_some(
         tokio::time::sleep(PAUSE).await;
         return Ok(());
     }
-    for outcome in &outcomes {
-        match outcome {
-            Outcome::Written | Outcome::AlreadyDone => fed.written += 1,
-            Outcome::Failed { .. } => fed.failed += 1,
-            Outcome::Refused { .. } => fed.refused += 1,
-            Outcome::Pending => {}
+    for Unreadable { id, reason } in &rejected {
+        tracing::warn!(id, reason, "a record of the source was rejected");
+    }
+    fed.rejected += rejected.len() as u64;
+    for (outcome, settlement) in outcomes.iter().zip(&settlements) {
+        match (outcome, settlement) {
+            (Outcome::Written | Outcome::AlreadyDone, _) => fed.written += 1,
+            (Outcome::Failed { .. }, _) => fed.failed += 1,
+            (Outcome::Refused { .. }, Settlement::GiveBack) => fed.refused += 1,
+            (Outcome::Refused { .. } | Outcome::Pending, _) => {}
         }
     }
-    if settled.contains(&false) {
+    if settlements.contains(&Settlement::GiveBack) {
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())
 }
 
-fn refused(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Pending | Outcome::Refused { .. })
+fn settlement(outcome: &Outcome) -> Settlement {
+    match outcome {
+        Outcome::Refused { reason } if reason.is_of_the_request() => {
+            Settlement::Reject(reason.to_string())
+        }
+        Outcome::Pending | Outcome::Refused { .. } => Settlement::GiveBack,
+        Outcome::Written | Outcome::AlreadyDone | Outcome::Failed { .. } => Settlement::Remove,
+    }
 }
 
 /// Submits requests, and waits for their outcomes.
@@ -159,13 +215,21 @@ async fn outcomes(
     client: &BatcherClient,
     requests: &[Request],
 ) -> Result<Vec<Outcome>, BatcherError> {
-    let mut outcomes: Vec<Option<Outcome>> = vec![None; requests.len()];
+    let refused = requests.iter().map(|request| {
+        let reason = client.batcher().check_request(request).err()?;
+        Some(Outcome::Refused { reason })
+    });
+    let mut outcomes: Vec<Option<Outcome>> = refused.collect();
     let mut unknown: Vec<usize> = (0..requests.len()).collect();
+    unknown.retain(|at| outcomes[*at].is_none());
+    if unknown.is_empty() {
+        return Ok(outcomes.into_iter().flatten().collect());
+    }
     loop {
         let submitted = unknown.iter().map(|at| requests[*at].clone()).collect();
         match client.submit_all(submitted).await {
             Ok(()) => {}
-            Err(error @ BatcherError::Server(_)) => {
+            Err(error @ (BatcherError::Server(_) | BatcherError::Refused { .. })) => {
                 tracing::warn!(%error, "requests are submitted again");
                 tokio::time::sleep(PAUSE).await;
                 continue;
@@ -184,9 +248,11 @@ async fn outcomes(
                     )
                 })
                 .collect();
-            // A query that fails, for instance because no worker runs, is asked again.
-            let Ok(known) = client.outcomes(&asked).await else {
-                continue;
+            let known = match client.outcomes(&asked).await {
+                Ok(known) => known,
+                // No worker runs, for instance.
+                Err(BatcherError::Server(_)) => continue,
+                Err(error) => return Err(error),
             };
             for (at, known) in unknown.iter().zip(&known) {
                 if let Known::Ended(outcome) = known {

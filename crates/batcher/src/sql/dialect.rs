@@ -1,7 +1,7 @@
 //! The statements of the table of requests, in each database.
 
 use async_trait::async_trait;
-use sqlx::{Pool, QueryBuilder, Row as _, Transaction};
+use sqlx::{Connection as _, QueryBuilder, Row as _, Transaction};
 use temporal_batch::sql::Backend;
 
 use super::claims::Claims;
@@ -22,7 +22,8 @@ pub trait RequestDatabase: Backend {
     async fn create_request_table(connection: &mut Self::Connection) -> Result<(), sqlx::Error>;
 
     #[doc(hidden)]
-    async fn begin(pool: &Pool<Self>) -> Result<Transaction<'static, Self>, sqlx::Error>;
+    async fn begin(connection: &mut Self::Connection)
+    -> Result<Transaction<'_, Self>, sqlx::Error>;
 
     /// Claims ids. Returns those that were not claimed before.
     #[doc(hidden)]
@@ -43,7 +44,7 @@ macro_rules! implement {
         key: $key:literal, end_of_table: $end:literal,
         insert: $insert:literal, unless_there: $unless_there:literal,
         prune: $prune:literal,
-        begin: $pool:ident => $begin:expr
+        begin: $begun:ident => $begin:expr
     ) => {
         #[async_trait]
         #[allow(private_interfaces, reason = "no other crate calls these functions")]
@@ -64,7 +65,9 @@ macro_rules! implement {
                 Ok(())
             }
 
-            async fn begin($pool: &Pool<Self>) -> Result<Transaction<'static, Self>, sqlx::Error> {
+            async fn begin(
+                $begun: &mut $connection,
+            ) -> Result<Transaction<'_, Self>, sqlx::Error> {
                 $begin
             }
 
@@ -121,7 +124,7 @@ implement!(
     insert: "INSERT", unless_there: " ON CONFLICT DO NOTHING",
     prune: "DELETE FROM temporal_batch_request WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM temporal_batch_request WHERE written_at < $1 LIMIT $2))",
-    begin: pool => pool.begin().await
+    begin: connection => connection.begin().await
 );
 
 #[cfg(feature = "mysql")]
@@ -131,13 +134,12 @@ implement!(
     // A key that is there changes nothing, and other errors stay errors, which INSERT IGNORE would hide.
     insert: "INSERT", unless_there: " ON DUPLICATE KEY UPDATE batcher = batcher",
     prune: "DELETE FROM temporal_batch_request WHERE written_at < ? LIMIT ?",
-    begin: pool => {
+    begin: connection => {
         use sqlx::Executor as _;
         // Without gaps that are locked, batches of different ids do not wait for each other. The level is that of the
         // next transaction alone: the connection is the user's.
-        let mut connection = pool.acquire().await?;
-        connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
-        Transaction::begin(connection, None).await
+        (&mut *connection).execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+        connection.begin().await
     }
 );
 
@@ -149,5 +151,5 @@ implement!(
     prune: "DELETE FROM temporal_batch_request WHERE rowid IN (
             SELECT rowid FROM temporal_batch_request WHERE written_at < ? LIMIT ?)",
     // A transaction that only becomes a writer later could not wait for another one.
-    begin: pool => pool.begin_with("BEGIN IMMEDIATE").await
+    begin: connection => connection.begin_with("BEGIN IMMEDIATE").await
 );

@@ -128,6 +128,37 @@ impl<DB: RequestDatabase, W: SqlRequests<DB>> SqlWriter<DB, W> {
 }
 
 impl<DB: RequestDatabase, W: SqlRequests<DB>> SqlWriter<DB, W> {
+    async fn write_once(
+        &self,
+        batcher: &str,
+        requests: &[Request],
+    ) -> Result<Vec<Written>, PageError> {
+        let mut connection = self.pool.acquire().await?;
+        let mut transaction = DB::begin(&mut connection).await?;
+        let written = self.write_new(&mut transaction, batcher, requests).await;
+        let rolled_back = match written {
+            Ok(written) => {
+                transaction.commit().await?;
+                return Ok(written);
+            }
+            Err(_) => transaction.rollback().await,
+        };
+        if rolled_back.is_err() {
+            // `RAISE(ROLLBACK)` has ended the transaction in SQLite, and `sqlx` would refuse each later one of the connection.
+            connection.close_on_drop();
+        }
+        written
+    }
+
+    /// Returns the error of a broken connection. If the database cannot be reached, through a proxy that still listens for
+    /// instance, no request has broken the connection.
+    async fn if_reachable(&self, error: PageError) -> PageError {
+        match self.pool.acquire().await {
+            Ok(_) => error,
+            Err(_) => PageError::environment(error.message()).with_type("ConnectionLost"),
+        }
+    }
+
     /// Writes the requests that are new, in a transaction that is open.
     async fn write_new(
         &self,
@@ -164,12 +195,12 @@ impl<DB: RequestDatabase, W: SqlRequests<DB>> BatchWriter for SqlWriter<DB, W> {
         ctx: &WriteContext,
         requests: &[Request],
     ) -> Result<Vec<Written>, PageError> {
-        let mut transaction = DB::begin(&self.pool).await?;
-        let written = self
-            .write_new(&mut transaction, &ctx.batcher, requests)
-            .await?;
-        transaction.commit().await?;
-        Ok(written)
+        match self.write_once(&ctx.batcher, requests).await {
+            Err(error) if error.error_type() == "ConnectionLost" => {
+                Err(self.if_reachable(error).await)
+            }
+            written => written,
+        }
     }
 
     fn dead_letters(&self) -> Arc<dyn DeadLetters> {

@@ -10,14 +10,15 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod answers;
 mod flush;
+mod held;
 mod stats;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    ops::{AddAssign, SubAssign},
     time::Duration,
 };
 
@@ -25,22 +26,14 @@ use serde::{Deserialize, Serialize};
 use temporal_batch::Timestamp;
 
 use crate::{
-    batcher::{Batcher, MOST_PENDING_BYTES},
-    protocol::{ConfirmReport, FlushReason, Known, Submission, WriteReport},
+    batcher::Batcher,
+    protocol::{FlushReason, Known, Submission},
     request::{Confirmation, Outcome, Refusal, Request},
 };
+use answers::remembered_bytes;
+use held::{Amount, Answer, Batch, Held};
 pub use stats::Stats;
 
-/// The part of a request's bytes that stands for its place in the state and for its outcome.
-pub(crate) const BYTES_OF_ENTRY: u64 = 100;
-/// Outcomes that are remembered for clients that ask.
-const REMEMBERED: usize = 1_000;
-/// Bytes of remembered outcomes. They are part of the input of the next run.
-const REMEMBERED_BYTES: u64 = 128 * 1024;
-/// Refusals that wait to be told. More are only counted, because a flood of requests must not make the state grow.
-const MOST_REFUSALS: u32 = 1_000;
-/// Bytes of refusals that wait to be told.
-const MOST_REFUSAL_BYTES: u64 = 128 * 1024;
 /// Requesters that one call tells.
 const CONFIRMED_AT_ONCE: usize = 200;
 /// How long a run that is to end waits for its calls. One that is stuck must not hold up the others.
@@ -79,107 +72,6 @@ pub(crate) struct BatcherState {
     refusals: Amount,
     #[serde(skip)]
     recent_bytes: u64,
-}
-
-/// Requests and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Amount {
-    count: u32,
-    bytes: u64,
-}
-
-impl Amount {
-    fn add(&mut self, bytes: u64) {
-        *self += Self { count: 1, bytes };
-    }
-
-    fn remove(&mut self, bytes: u64) {
-        *self -= Self { count: 1, bytes };
-    }
-}
-
-impl AddAssign for Amount {
-    fn add_assign(&mut self, other: Self) {
-        self.count += other.count;
-        self.bytes += other.bytes;
-    }
-}
-
-impl SubAssign for Amount {
-    fn sub_assign(&mut self, other: Self) {
-        self.count -= other.count;
-        self.bytes -= other.bytes;
-    }
-}
-
-/// A request that was taken.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Held {
-    request: Request,
-    /// The workflows to tell, usually one.
-    reply_to: Vec<String>,
-    received_at: Timestamp,
-    /// The length of the request alone.
-    bytes: u64,
-}
-
-impl Held {
-    /// Returns what counts towards the limits. The answers to its requesters count no more, so a shard that had room for
-    /// the request has room for them.
-    fn amount(&self) -> Amount {
-        let mut amount = Amount::default();
-        amount.add(self.bytes + BYTES_OF_ENTRY);
-        for (before, to) in self.reply_to.iter().enumerate() {
-            amount += self.amount_of_requester(before, to);
-        }
-        amount
-    }
-
-    /// Returns what a requester adds, with so many before it. The entry of the request is that of the first one too.
-    fn amount_of_requester(&self, before: usize, to: &str) -> Amount {
-        match before {
-            0 => Amount {
-                count: 0,
-                bytes: json_bytes(to),
-            },
-            _ => Amount {
-                count: 1,
-                bytes: answer_bytes(to, &self.request.id),
-            },
-        }
-    }
-}
-
-/// Returns what an answer counts towards the limit, without its error.
-fn answer_bytes(to: &str, request_id: &str) -> u64 {
-    json_bytes(to) + json_bytes(request_id) + BYTES_OF_ENTRY
-}
-
-/// Returns the length of a text in the input of the next run.
-fn json_bytes(text: &str) -> u64 {
-    serde_json::to_string(text).map_or(0, |json| json.len() as u64)
-}
-
-/// A batch that is being written.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Batch {
-    requests: Vec<Held>,
-    reason: FlushReason,
-}
-
-/// A confirmation for one requester.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Answer {
-    to: String,
-    confirmation: Confirmation,
-    /// The bytes that count towards the limit until it is told. 0 for a refusal.
-    held_bytes: u64,
-}
-
-impl Answer {
-    fn refusal_bytes(&self) -> u64 {
-        answer_bytes(&self.to, &self.confirmation.request_id)
-    }
 }
 
 /// Whether the next run should begin.
@@ -239,8 +131,10 @@ impl BatcherState {
         let Submission {
             shards,
             reply_to,
+            number,
             requests,
         } = submission;
+        let reply_to = reply_to.map(|to| (to, number));
         for request in requests {
             self.stats.received += 1;
             // Whatever this submission says, the request is written.
@@ -266,7 +160,7 @@ impl BatcherState {
         batcher: &Batcher,
         now: Timestamp,
         request: &Request,
-        reply_to: Option<&String>,
+        reply_to: Option<&(String, u64)>,
     ) -> Result<(), Refusal> {
         batcher.check_request(request)?;
         if self.stopping {
@@ -286,9 +180,9 @@ impl BatcherState {
     }
 
     /// Adds a requester to a request that is held already.
-    fn join(&mut self, batcher: &Batcher, id: String, reply_to: Option<&String>) {
+    fn join(&mut self, batcher: &Batcher, id: String, reply_to: Option<&(String, u64)>) {
         self.stats.duplicates += 1;
-        let Some(to) = reply_to else {
+        let Some((to, number)) = reply_to else {
             return;
         };
         let writing = self.writing.values_mut().flat_map(|b| &mut b.requests);
@@ -296,17 +190,19 @@ impl BatcherState {
         let Some(held) = held.find(|held| held.request.id == id) else {
             return;
         };
-        if held.reply_to.contains(to) {
+        if let Some((_, last)) = held.reply_to.iter_mut().find(|(other, _)| other == to) {
+            *last = (*last).max(*number);
             return;
         }
         let more = held.amount_of_requester(held.reply_to.len(), to);
         if Self::check_room(batcher, self.held, more).is_ok() {
-            held.reply_to.push(to.clone());
+            held.reply_to.push((to.clone(), *number));
             self.held += more;
             return;
         }
         let confirmation = Confirmation {
             request_id: id,
+            submission: *number,
             outcome: Outcome::Pending,
         };
         self.answer(to, confirmation);
@@ -327,134 +223,9 @@ impl BatcherState {
         }
     }
 
-    fn refuse(&mut self, request_id: String, reply_to: Option<&String>, reason: Refusal) {
-        let mut recent = self.recent.iter();
-        let is_done = recent.any(|c| c.request_id == request_id && c.outcome.is_done());
-        let outcome = match is_done {
-            true => Outcome::AlreadyDone,
-            false => Outcome::Refused { reason },
-        };
-        self.stats.count(&outcome);
-        // An id of any length would make the state grow.
-        let request_id = match crate::request::is_valid_id(&request_id) {
-            true => request_id,
-            false => request_id.chars().take(60).collect(),
-        };
-        let confirmation = Confirmation {
-            request_id,
-            outcome,
-        };
-        self.remember(&confirmation);
-        if let Some(to) = reply_to {
-            self.answer(to, confirmation);
-        }
-    }
-
-    /// Answers a submission that was not taken.
-    fn answer(&mut self, to: &str, confirmation: Confirmation) {
-        let answer = Answer {
-            to: to.to_owned(),
-            confirmation,
-            held_bytes: 0,
-        };
-        let bytes = answer.refusal_bytes();
-        if self.refusals.count >= MOST_REFUSALS || self.refusals.bytes + bytes > MOST_REFUSAL_BYTES
-        {
-            self.stats.untold_refusals += 1;
-            return;
-        }
-        self.refusals.add(bytes);
-        self.answers.push_back(answer);
-    }
-
-    /// Records the outcomes of a batch.
-    pub fn written(&mut self, number: u64, report: WriteReport) {
-        let Some(batch) = self.writing.remove(&number) else {
-            return;
-        };
-        self.stats.writes += 1;
-        let flushes = self.stats.flushes.entry(batch.reason).or_default();
-        *flushes += 1;
-        for (held, outcome) in batch.requests.into_iter().zip(report.outcomes) {
-            self.stats.count(&outcome);
-            self.ids.remove(&held.request.id);
-            self.held -= held.amount();
-            let outcome = self.fitting(outcome, held.reply_to.len());
-            let outcome_bytes = bytes_of_failure(&outcome);
-            let confirmation = Confirmation {
-                request_id: held.request.id,
-                outcome,
-            };
-            self.remember(&confirmation);
-            for to in held.reply_to {
-                let held_bytes = answer_bytes(&to, &confirmation.request_id) + outcome_bytes;
-                self.held.add(held_bytes);
-                self.answers.push_back(Answer {
-                    to,
-                    confirmation: confirmation.clone(),
-                    held_bytes,
-                });
-            }
-        }
-    }
-
-    /// Returns the outcome without its error where that would make the input of the next run too large. The dead
-    /// letter has the error.
-    fn fitting(&self, outcome: Outcome, requesters: usize) -> Outcome {
-        let bytes = self.held.bytes + bytes_of_failure(&outcome) * requesters as u64;
-        match outcome {
-            Outcome::Failed { .. } if bytes > MOST_PENDING_BYTES => {
-                Outcome::failed("SeeDeadLetter", "")
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// Records that requesters were told. `None` if the call was given up.
-    pub fn confirmed(&mut self, number: u64, report: Option<ConfirmReport>) {
-        let Some(answers) = self.confirming.remove(&number) else {
-            return;
-        };
-        for answer in &answers {
-            match answer.held_bytes {
-                0 => self.refusals.remove(answer.refusal_bytes()),
-                bytes => self.held.remove(bytes),
-            }
-        }
-        let told = report.map_or(0, |report| report.confirmed);
-        self.stats.confirmed += told;
-        self.stats.confirmations_failed += (answers.len() as u64).saturating_sub(told);
-    }
-
     /// Writes what is pending, and then finishes. Later requests are refused.
     pub fn shut_down(&mut self) {
         self.stopping = true;
-    }
-
-    fn remember(&mut self, confirmation: &Confirmation) {
-        self.recent_bytes += remembered_bytes(confirmation);
-        self.recent.push_back(confirmation.clone());
-        while self.recent.len() > REMEMBERED || self.recent_bytes > REMEMBERED_BYTES {
-            let Some(oldest) = self.recent.pop_front() else {
-                break;
-            };
-            self.recent_bytes -= remembered_bytes(&oldest);
-        }
-    }
-}
-
-fn remembered_bytes(confirmation: &Confirmation) -> u64 {
-    let outcome = bytes_of_failure(&confirmation.outcome);
-    confirmation.request_id.len() as u64 + outcome + BYTES_OF_ENTRY
-}
-
-/// Returns the length of what an error adds to an outcome, as JSON.
-fn bytes_of_failure(outcome: &Outcome) -> u64 {
-    match outcome {
-        Outcome::Failed { .. } => {
-            serde_json::to_string(outcome).map_or(0, |json| json.len() as u64)
-        }
-        _ => 0,
     }
 }
 

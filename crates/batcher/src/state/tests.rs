@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{answers::MOST_TRIES, *};
+use crate::protocol::{ConfirmReport, WriteReport};
 
 fn batcher() -> Batcher {
     Batcher::new("orders", "rows", "queue")
@@ -23,6 +24,7 @@ fn submission(ids: &[u8], bytes: usize, from: u8) -> Submission {
     Submission {
         shards: 1,
         reply_to: Some(format!("w{from}")),
+        number: 1_764_587_000_000,
         requests: requests.collect(),
     }
 }
@@ -123,7 +125,10 @@ impl World {
                         .or_default() += 1;
                 }
                 let confirmed = confirmations.len() as u64;
-                let report = ConfirmReport { confirmed, gone: 0 };
+                let report = ConfirmReport {
+                    confirmed,
+                    ..ConfirmReport::default()
+                };
                 self.state.confirmed(number, ok.then_some(report));
             }
             Event::Written(..) | Event::Confirmed(..) => {}
@@ -314,6 +319,7 @@ fn two_hundred_and_fifty_requests_are_three_batches() {
     let submission = Submission {
         shards: 1,
         reply_to: None,
+        number: 0,
         requests,
     };
     state.submitted(&batcher, now, submission);
@@ -349,6 +355,7 @@ fn a_flood_of_refusals_does_not_grow_the_state() {
         let submission = Submission {
             shards: 1,
             reply_to,
+            number: u64::MAX,
             requests,
         };
         state.submitted(&batcher, Timestamp(0), submission);
@@ -372,6 +379,7 @@ fn failures_of_all_requests_fit_into_the_input_of_the_next_run() {
         let submission = Submission {
             shards: 1,
             reply_to: Some("a-workflow-with-a-name".to_owned()),
+            number: u64::MAX,
             requests: requests.collect(),
         };
         state.submitted(&batcher, Timestamp(0), submission);
@@ -404,6 +412,7 @@ fn many_requesters_of_one_request_fit_into_the_input_of_the_next_run() {
         let submission = Submission {
             shards: 1,
             reply_to: Some(format!("\"requester\"-{from}")),
+            number: u64::MAX,
             requests: vec![Request::new("r", 1)],
         };
         state.submitted(&batcher, Timestamp(0), submission);
@@ -515,4 +524,98 @@ fn a_batcher_with_other_shards_refuses() {
         running: 1,
     };
     assert_eq!(state.known("r1"), Known::Ended(Outcome::Refused { reason }));
+}
+
+/// Five requesters of five requests are to be told.
+fn five_answers() -> BatcherState {
+    let mut state = BatcherState::default();
+    for from in 0..5 {
+        let submission = submission(&[from], 10, from);
+        state.submitted(&batcher(), Timestamp(0), submission);
+    }
+    let step = state.next(&batcher(), Timestamp(0), HandOver::No);
+    assert_eq!(step, Step::Write(0));
+    let outcomes = vec![Outcome::Written; 5];
+    state.written(0, WriteReport { outcomes });
+    state
+}
+
+fn confirm(state: &mut BatcherState) -> (u64, Vec<String>) {
+    let number = match state.next(&batcher(), Timestamp(0), HandOver::No) {
+        Step::Confirm(number) => number,
+        step => panic!("{step:?}"),
+    };
+    let told = state.confirmations(number).into_iter().map(|(to, _)| to);
+    (number, told.collect())
+}
+
+#[test]
+fn only_requesters_that_were_not_reached_are_told_again() {
+    let mut state = five_answers();
+    let (number, told) = confirm(&mut state);
+    assert_eq!(told, ["w0", "w1", "w2", "w3", "w4"]);
+    let report = ConfirmReport {
+        confirmed: 2,
+        gone: 1,
+        unreached: vec![1, 4],
+    };
+    state.confirmed(number, Some(report));
+    // The next run begins with those that are left.
+    let mut state = next_run(&state);
+    let (_, told) = confirm(&mut state);
+    assert_eq!(told, ["w1", "w4"]);
+    let stats = state.stats();
+    let counts = (stats.confirmed, stats.confirmations_failed, stats.held);
+    assert_eq!(counts, (2, 1, 2));
+}
+
+#[test]
+fn a_requester_that_is_never_reached_is_given_up() {
+    let mut state = five_answers();
+    let mut calls = 0;
+    while let Step::Confirm(number) = state.next(&batcher(), Timestamp(0), HandOver::No) {
+        calls += 1;
+        let first = calls == 1;
+        let report = ConfirmReport {
+            confirmed: if first { 4 } else { 0 },
+            gone: 0,
+            unreached: if first { vec![2] } else { vec![0] },
+        };
+        state.confirmed(number, Some(report));
+    }
+    assert_eq!(calls, MOST_TRIES);
+    let stats = state.stats();
+    let counts = (stats.confirmed, stats.confirmations_failed, stats.held);
+    assert_eq!(counts, (4, 1, 0));
+}
+
+/// The answer to an earlier submission of the same request says something else.
+#[test]
+fn a_confirmation_has_the_number_of_the_last_submission() {
+    let mut state = BatcherState::default();
+    for number in [3, 5, 4] {
+        let submission = Submission {
+            number,
+            ..submission(&[0], 10, 0)
+        };
+        state.submitted(&batcher(), Timestamp(0), submission);
+    }
+    state.shut_down();
+    let step = state.next(&batcher(), Timestamp(0), HandOver::No);
+    assert_eq!(step, Step::Write(0));
+    let outcomes = vec![Outcome::Written];
+    state.written(0, WriteReport { outcomes });
+    let refused = Submission {
+        number: 7,
+        ..submission(&[1], 10, 0)
+    };
+    state.submitted(&batcher(), Timestamp(0), refused);
+    let Step::Confirm(number) = state.next(&batcher(), Timestamp(0), HandOver::No) else {
+        panic!("the requester is not told");
+    };
+    let told = state.confirmations(number).into_iter();
+    let told: Vec<_> = told
+        .map(|(_, told)| (told.request_id, told.submission))
+        .collect();
+    assert_eq!(told, [("r0".to_owned(), 5), ("r1".to_owned(), 7)]);
 }

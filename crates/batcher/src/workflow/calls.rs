@@ -18,7 +18,8 @@ use temporalio_sdk::{
 use super::BatcherWorkflow;
 use crate::{
     protocol::{
-        self, ConfirmOrder, ConfirmReport, HEARTBEAT_TIMEOUT, SubmitOrder, WriteOrder, WriteReport,
+        self, ConfirmOrder, ConfirmReport, HEARTBEAT_TIMEOUT, SubmitAnswer, SubmitOrder,
+        WriteOrder, WriteReport,
     },
     request::Outcome,
 };
@@ -32,7 +33,7 @@ macro_rules! own_options {
     };
 }
 
-/// How often a call that tells requesters is repeated, in a quarter of an hour. Then they count as not told.
+/// How often a call that tells requesters is repeated whose worker was lost. Then they count as not told.
 const CONFIRM_ATTEMPTS: u32 = 40;
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -52,7 +53,7 @@ impl ActivityDefs {
     }
 
     #[activity(name = protocol::SUBMIT_FOR)]
-    pub(crate) fn submit_for(_order: SubmitOrder) -> Result<(), ActivityError> {
+    pub(crate) fn submit_for(_order: SubmitOrder) -> Result<SubmitAnswer, ActivityError> {
         unimplemented!()
     }
 }
@@ -115,6 +116,7 @@ impl<'a> Calls<'a> {
         });
         let options = own_options!(CONFIRM_TIMEOUT)
             .activity_id(format!("confirm-{number}"))
+            .heartbeat_timeout(HEARTBEAT_TIMEOUT)
             .summary(format!("{} confirmations", order.confirmations.len()))
             .retry_policy(retry(CONFIRM_ATTEMPTS))
             .build();

@@ -31,9 +31,10 @@ const OVERDUE_EVENTS: u32 = 20_000;
 const DUE_SIGNALS: u32 = 4_000;
 /// Signals after which a run no longer waits for its writes.
 const OVERDUE_SIGNALS: u32 = 8_000;
-/// Bytes of signals after which a run continues as new, and no longer waits. Temporal ends a run at 50 MB.
-const DUE_BYTES: u64 = 8 * 1024 * 1024;
-const OVERDUE_BYTES: u64 = 24 * 1024 * 1024;
+/// Bytes of signals after which a run continues as new, and no longer waits. Temporal ends a run at 50 MB, and the requests
+/// that are written are in the history twice.
+const DUE_BYTES: u64 = 4 * 1024 * 1024;
+const OVERDUE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// The workflow of a shard.
 #[temporalio_macros::workflow]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sqlx::Pool;
-use temporal_batch::{PageError, Timestamp, async_trait, store::DeadLetters};
+use temporal_batch::{PageError, Timestamp, async_trait, sql::Database, store::DeadLetters};
 use temporal_batch_batcher::{
     BatchWriter, Outcome, Request, RequestDatabase, SqlRequests, SqlWriter, WriteContext, Written,
 };
@@ -18,6 +18,7 @@ use crate::{
     database::{Home, Rows},
     sink::Sink,
     support::{
+        self,
         databases::{on_each, with_pool},
         eventually,
     },
@@ -200,7 +201,63 @@ async fn only_the_requests_that_a_constraint_refuses_become_dead_letters(home: H
     assert_eq!(home.rows().await.len(), 38);
 }
 
+/// Raises an error in each way that the database has, for `n` from 901 on. Returns the number of ways.
+async fn triggers(home: &Home) -> usize {
+    let (script, ways) = match &home.pool {
+        Database::Sqlite(_) => (
+            "CREATE TRIGGER a BEFORE INSERT ON written WHEN new.n = 901 BEGIN SELECT RAISE(ABORT, 'no'); END;
+             CREATE TRIGGER b BEFORE INSERT ON written WHEN new.n = 902 BEGIN SELECT RAISE(FAIL, 'no'); END;
+             CREATE TRIGGER c BEFORE INSERT ON written WHEN new.n = 903 BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+            3,
+        ),
+        Database::MySql(_) => (
+            "CREATE TRIGGER a BEFORE INSERT ON written FOR EACH ROW
+             IF new.n = 901 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no';
+             ELSEIF new.n = 902 THEN SIGNAL SQLSTATE '45001' SET MYSQL_ERRNO = 5999, MESSAGE_TEXT = 'no';
+             END IF",
+            2,
+        ),
+        _ => (
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF new.n = 901 THEN RAISE EXCEPTION 'no';
+             ELSIF new.n = 902 THEN RAISE EXCEPTION 'no' USING ERRCODE = 'ABC01';
+             ELSIF new.n = 903 THEN ASSERT false, 'no'; END IF;
+             RETURN new; END $$;
+             CREATE TRIGGER a BEFORE INSERT ON written FOR EACH ROW EXECUTE FUNCTION refuse()",
+            3,
+        ),
+    };
+    support::databases::script(&home.pool, script)
+        .await
+        .unwrap();
+    ways
+}
+
+/// The author of a trigger has refused these rows, and no repetition changes that.
+async fn requests_that_a_trigger_refuses_are_dead_letters_after_one_attempt(home: Home) {
+    let ways = triggers(&home).await;
+    let town = town("raised", &home).await.with(|b| b.max_batch(20));
+    with_pool!(&home.pool, pool => {
+        let _worker = town.worker(SqlWriter::new(pool.clone(), Rows)).await;
+        let mut all = requests(0, 20);
+        for way in 0..ways {
+            all[way * 5].payload = serde_json::json!({ "n": 901 + way });
+        }
+        town.submit(all).await;
+        town.outcome("r00019").await;
+        let stats = town.shut_down().await;
+        assert_eq!((stats.written, stats.failed), (20 - ways as u64, ways as u64), "{stats:?}");
+        let letters = SqlWriter::new(pool.clone(), Rows).dead_letters();
+        let filter = temporal_batch::store::LetterFilter::of(town.batcher.name());
+        for letter in letters.list(&filter, None, 10).await.unwrap() {
+            assert_eq!((&*letter.error_type, letter.attempts), ("RaisedException", 1), "{letter:?}");
+        }
+    });
+    assert_eq!(home.rows().await.len(), 20 - ways);
+}
+
 on_each! {
+    requests_that_a_trigger_refuses_are_dead_letters_after_one_attempt,
     a_write_that_fails_at_first_is_committed_once,
     a_write_whose_commit_was_not_heard_of_is_committed_once,
     a_request_submitted_again_later_is_already_done,

@@ -1,5 +1,7 @@
 //! Batchers on a real Temporal server, with sinks in memory and in SQLite, PostgreSQL and MariaDB.
 
+mod attempts;
+mod backlog;
 mod confirmations;
 mod database;
 mod dead_letters;
@@ -11,6 +13,7 @@ mod metrics;
 mod replay;
 mod requesters;
 mod shards;
+mod shut_down;
 mod sink;
 mod town;
 

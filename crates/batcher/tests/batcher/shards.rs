@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use temporal_batch_batcher::{BatcherClient, BatcherError, Outcome, Refusal};
+use temporal_batch_batcher::{BatcherClient, BatcherError};
+use temporalio_client::{UntypedWorkflow, WorkflowDescribeOptions};
 
 use crate::{
     sink::Sink,
@@ -53,40 +54,64 @@ async fn starting_a_batcher_that_runs_attaches_to_it() {
     assert!(other.start().await.unwrap().other_limits);
 }
 
+fn is_refused<T>(asked: u32, answer: Result<T, BatcherError>) {
+    let error = answer.err().expect("another number of shards is refused");
+    assert!(
+        matches!(error, BatcherError::OtherShards { running: 2, asked: found, .. } if found == asked),
+        "{error}"
+    );
+}
+
+/// Two shards are the batcher; a client that counts on fewer or more is refused, whichever shard it asks.
 #[tokio::test]
 async fn another_number_of_shards_is_refused() {
     let town = Town::new("other").await.with(|b| b.shards(2));
+    // A submission starts the shards that it needs. This one needs the second.
+    let mut all = (0..).map(request);
+    let second = all.find(|r| town.batcher.shard_of(&r.id) == 1).unwrap();
+    town.submit(vec![second]).await;
+    let long = Duration::from_secs(150);
+    for number in [1, 3] {
+        let other = town.batcher.clone().shards(number);
+        let other = BatcherClient::new(&town.env.client, other).unwrap();
+        is_refused(number, other.start().await);
+        is_refused(number, other.stats().await);
+        is_refused(number, other.shut_down(long).await);
+        for shard in 0..number {
+            let mut all = (0..).map(request);
+            let request = all.find(|r| other.batcher().shard_of(&r.id) == shard);
+            let id = request.clone().unwrap().id;
+            is_refused(number, other.submit(request.unwrap()).await);
+            is_refused(number, other.outcomes(&[(&id, &id)]).await);
+            is_refused(number, other.wait(&id, &id, long).await);
+        }
+    }
+    // A third shard was not started by those who asked for it.
+    let third = town.batcher.workflow_id(2);
+    let client = town.env.client.temporal();
+    let third = client.get_workflow_handle::<UntypedWorkflow>(third);
+    let described = third.describe(WorkflowDescribeOptions::default()).await;
+    assert!(described.is_err(), "the third shard was started");
+}
+
+/// Workflows do not look before they submit: the shard refuses them, or the activity that would start it.
+#[tokio::test]
+async fn a_workflow_with_another_number_of_shards_is_refused() {
+    let town = Town::new("others").await.with(|b| b.shards(2));
     town.client().start().await.unwrap();
-    let other = town.batcher.clone().shards(3);
-    let other = BatcherClient::new(&town.env.client, other).unwrap();
-    let error = other.start().await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            BatcherError::OtherShards {
-                running: 2,
-                asked: 3,
-                ..
-            }
-        ),
-        "{error}"
-    );
-    // A requester that did not look is refused by the shard.
     let _worker = town.worker(Sink::new()).await;
-    let id = (0..)
-        .map(request)
-        .find(|r| other.batcher().shard_of(&r.id) < 2)
-        .unwrap()
-        .id;
-    let unlucky = temporal_batch_batcher::Request::new(&*id, 1);
-    other.submit(unlucky).await.unwrap();
-    let outcome = other
-        .wait(&id, &id, Duration::from_secs(150))
-        .await
-        .unwrap();
-    let reason = Refusal::OtherShards {
-        routed_for: 3,
-        running: 2,
-    };
-    assert_eq!(outcome, Outcome::Refused { reason });
+    let requesters = town.requesters().await;
+    for (number, shard) in [(1, 0), (3, 1), (3, 2)] {
+        let other = town.batcher.clone().shards(number);
+        let mut all = (number as usize * 1_000..).map(request);
+        let request = all.find(|r| other.shard_of(&r.id) == shard).unwrap();
+        let asked = requesters.request(&other, request, Duration::from_secs(150));
+        let answer = crate::requesters::answer(&asked.await).await;
+        let reason =
+            format!("the request was routed for {number} shards, but the batcher runs with 2");
+        assert!(
+            answer.starts_with("Refused: ") && answer.contains(&reason),
+            "{answer}"
+        );
+    }
 }

@@ -10,7 +10,7 @@ use temporal_batch_batcher::{
 use crate::{
     requesters::Requesters,
     sink::Sink,
-    support::{TestEnv, connect, eventually, server_address, within},
+    support::{PATIENCE, TestEnv, connect, eventually, server_address, within},
 };
 
 pub struct Town {
@@ -72,9 +72,7 @@ impl Town {
     }
 
     pub async fn shut_down(&self) -> Stats {
-        within("the batcher shuts down", self.client().shut_down())
-            .await
-            .unwrap()
+        self.client().shut_down(PATIENCE).await.unwrap()
     }
 }
 
