@@ -69,6 +69,13 @@ impl ApiProcess {
     }
 }
 
+/// Returns the tolerance of a batch that stops when more than this share of its users fails.
+pub fn tolerance(percent: f64) -> Tolerance {
+    Tolerance::new()
+        .items(Limit::percent(percent))
+        .then(OnExceeded::Stop)
+}
+
 impl DemoArgs {
     pub async fn run(&self) -> Result<(), BoxError> {
         std::fs::create_dir(&self.dir)?;
@@ -90,15 +97,12 @@ impl DemoArgs {
             out: dir.join("out"),
             failed: dir.join("failed.jsonl"),
         };
-        let tolerance = Tolerance::new()
-            .items(Limit::percent(self.tolerate))
-            .then(OnExceeded::Stop);
         let batch = Batch::of::<Enrich>("csv-enrichment", args.clone())
             .task_queue("csv-enrichment")
             .page_size(100)
             .stride(1)
             .throttle("regions")
-            .tolerate(tolerance)
+            .tolerate(tolerance(self.tolerate))
             .check_at_end(true);
         let report = client.start(&batch).await?.result().await?;
         worker.stop().await?;
@@ -125,13 +129,17 @@ impl DemoArgs {
     fn check(&self, args: &EnrichArgs, failed: u64) -> Result<(), BoxError> {
         let counts = result::read(&args.out)?;
         let total = counts.enriched + counts.unenriched;
+        for (page, (enriched, unknown)) in (1..).zip(&counts.pages) {
+            let rows = enriched + unknown;
+            println!("page {page}: {rows} rows, {enriched} enriched, {unknown} UNKNOWN");
+        }
         println!(
             "enriched {}, unenriched {}, total {total}",
             counts.enriched, counts.unenriched
         );
         println!(
             "files: {} in {} (no duplicates)",
-            counts.files,
+            counts.pages.len(),
             args.out.display()
         );
         println!("failed records: {}", args.failed.display());

@@ -11,7 +11,8 @@ use super::enrich::Enriched;
 pub struct Counts {
     pub enriched: usize,
     pub unenriched: usize,
-    pub files: usize,
+    /// The enriched and the unenriched users of each page, in the order of the data. Each page has a file.
+    pub pages: Vec<(usize, usize)>,
 }
 
 /// Reads all files that the manifest of a result names.
@@ -23,7 +24,7 @@ pub fn read(out: &Path) -> Result<Counts, Box<dyn std::error::Error + Send + Syn
     let mut counts = Counts::default();
     let mut seen = HashSet::new();
     for part in &manifest.parts {
-        counts.files += 1;
+        let (mut enriched, mut unenriched) = (0, 0);
         for line in std::fs::read_to_string(out.join(&part.file.file))?.lines() {
             let row: Enriched = serde_json::from_str(line)?;
             if !seen.insert(row.id) {
@@ -33,10 +34,13 @@ pub fn read(out: &Path) -> Result<Counts, Box<dyn std::error::Error + Send + Syn
                 return Err(format!("user {} has region {}", row.id, row.region).into());
             }
             match row.enriched {
-                true => counts.enriched += 1,
-                false => counts.unenriched += 1,
+                true => enriched += 1,
+                false => unenriched += 1,
             }
         }
+        counts.enriched += enriched;
+        counts.unenriched += unenriched;
+        counts.pages.push((enriched, unenriched));
     }
     Ok(counts)
 }

@@ -9,6 +9,7 @@ use temporal_batch::{
 };
 
 use super::{
+    demo,
     enrich::{Enrich, EnrichArgs},
     mock_api::{self, MockApi},
     result::{self, Counts},
@@ -73,15 +74,39 @@ async fn all_users_are_in_the_result_and_the_counts_add_up() {
     let run = Simulator::new().run(&enrich, &batch).await.unwrap();
     assert_eq!(run.outcome, Outcome::CompletedWithFailures);
     assert_eq!(run.items.failed, FAILED as u64);
-    let expected = Counts {
-        enriched: 1_000 - FAILED,
-        unenriched: FAILED,
-        files: 10,
-    };
-    assert_eq!(result::read(&args.out).unwrap(), expected);
+    let Counts {
+        enriched,
+        unenriched,
+        pages,
+    } = result::read(&args.out).unwrap();
+    assert_eq!((enriched, unenriched), (1_000 - FAILED, FAILED));
+    let rows: Vec<_> = pages.iter().map(|(yes, no)| yes + no).collect();
+    assert_eq!(rows, [100; 10]);
+    let unknown = pages.iter().map(|(_, no)| no).sum::<usize>();
+    assert_eq!(unknown, FAILED);
     let failed = std::fs::read_to_string(&args.failed).unwrap();
     assert_eq!(failed.lines().count(), FAILED);
     assert!(failed.contains("Http500") && failed.contains("the region service failed"));
+}
+
+/// The demo and the README stop at 20 % of failed users.
+#[tokio::test]
+async fn the_batch_stops_when_the_api_is_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = args(dir.path(), &users::csv(1_000, 42), 1.0).await;
+    let enrich = Enrich::new().unwrap();
+    let batch = Batch::of::<Enrich>("down", args.clone())
+        .page_size(100)
+        .stride(1)
+        .max_parallelism(2)
+        .tolerate(demo::tolerance(20.0));
+    let run = Simulator::new().run(&enrich, &batch).await.unwrap();
+    assert_eq!(run.outcome, Outcome::Stopped);
+    assert!(run.items.failed > 0, "{:?}", run.items);
+    // The pages that were in flight end, and nothing else begins.
+    assert!(run.items.total() <= 200, "{:?}", run.items);
+    let unfinished = result::read(&args.out).unwrap_err().to_string();
+    assert!(unfinished.contains("not complete"), "{unfinished}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod failures;
+pub(crate) mod open_range;
 pub(crate) mod parts;
 pub(crate) mod phase;
 pub(crate) mod report;
@@ -11,6 +12,7 @@ pub use crate::page::size::Certainty;
 pub use audit::AuditEntry;
 pub use check::{Check, Checked, FailedRange};
 pub use failures::{FailedItem, FailureState, PageFailure};
+pub use open_range::{OpenRange, OpenState};
 pub use parts::{PartitionCounts, PartitionProgress, PartitionState, StageProgress, StageState};
 pub use phase::{HeldBy, Phase};
 
@@ -121,6 +123,11 @@ pub struct Progress {
     pub low_water_mark: Option<PageToken>,
     /// True if the end of the data has been found.
     pub end_of_data: bool,
+    /// The ranges that are not finished, in the order of the data, at most 50 and 4 KiB. If there are more, the last
+    /// one has no end. Up to the end of the data, everything outside of them is finished or was given up. A batch
+    /// with partitions has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open_ranges: Vec<OpenRange>,
     /// Pages that are waiting for another attempt, oldest stride first, at most 20.
     #[serde(default)]
     pub failing: Vec<PageFailure>,

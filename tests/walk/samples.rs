@@ -101,3 +101,11 @@ fn prices_are_raised() {
 fn orders_are_summed_up() {
     walk_sample("invoice_orders", &[]);
 }
+
+#[test]
+fn users_of_a_file_are_enriched() {
+    let mut steps = steps("samples/csv_enrichment/README.md");
+    // The commands by hand need an API that runs beside them.
+    steps.truncate(1);
+    walk(&mut Terminals::open(), steps, &[]);
+}

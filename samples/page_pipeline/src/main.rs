@@ -5,14 +5,19 @@ mod persist;
 mod recipe;
 mod run;
 mod shop_pages;
+mod sink;
 mod sizes;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum as _};
 use recipe::Recipe;
-use run::Settings;
+use run::{Settings, Setup};
 use shop_pages::ShopPages;
+use sink::Sink;
 use temporal_batch::{BatchClient, ConnectOptions, Worker, dev_server::DevServerOptions};
 
 /// Any error.
@@ -33,6 +38,9 @@ struct Cli {
     /// Number of orders of the recipe `memory`
     #[arg(long, default_value_t = 1_000_000, global = true)]
     memory_orders: u64,
+    /// File in which the calls of the recipes are written down [default: a new one; for worker and start page-pipeline.db]
+    #[arg(long, global = true)]
+    sink: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -51,91 +59,7 @@ enum Command {
     #[command(hide = true)]
     PersistWorker { folder: PathBuf },
     #[command(flatten)]
-    Part(Part),
-}
-
-/// A recipe with a worker of its own.
-#[derive(Clone, Copy, Subcommand)]
-enum Part {
-    /// Pages of 100 orders, a short last one, no orders, one order
-    Basic,
-    /// The progress while the batch runs
-    Progress,
-    /// A page that fails, and the next ones
-    Errors,
-    /// Five pages at once
-    Parallel,
-    /// Pages that are processed or skipped
-    Conditional,
-    /// Counters of pages that are tried twice
-    State,
-    /// Steps of single orders
-    Foreach,
-    /// Orders that fail, and the others of their page
-    ForeachErrors,
-    /// Orders that are processed or skipped
-    ForeachConditional,
-    /// A call that fails, its retries and its fallback
-    Retry,
-    /// Ten orders a second
-    RateLimit,
-    /// The memory of a large batch
-    Memory,
-    /// A worker that is killed, and one that continues
-    Persist,
-    /// Page sizes by the bytes of an item
-    Sizes,
-    /// The time that pages take
-    Perf,
-}
-
-impl Part {
-    const ALL: [Self; 15] = [
-        Self::Basic,
-        Self::Progress,
-        Self::Errors,
-        Self::Parallel,
-        Self::Conditional,
-        Self::State,
-        Self::Foreach,
-        Self::ForeachErrors,
-        Self::ForeachConditional,
-        Self::Retry,
-        Self::RateLimit,
-        Self::Memory,
-        Self::Persist,
-        Self::Sizes,
-        Self::Perf,
-    ];
-
-    async fn run(
-        self,
-        client: &BatchClient,
-        address: &str,
-        settings: Settings,
-    ) -> Result<(), Error> {
-        let recipe = match self {
-            Self::Basic => Recipe::Basic,
-            Self::Progress => Recipe::Progress,
-            Self::Errors => Recipe::Errors,
-            Self::Parallel => Recipe::Parallel,
-            Self::Conditional => Recipe::Conditional,
-            Self::State => Recipe::State,
-            Self::Foreach => Recipe::Foreach,
-            Self::ForeachErrors => Recipe::ForeachErrors,
-            Self::ForeachConditional => Recipe::ForeachConditional,
-            Self::Retry => Recipe::Retry,
-            Self::RateLimit => Recipe::RateLimit,
-            Self::Memory => Recipe::Memory,
-            Self::Perf => Recipe::Perf,
-            Self::Persist => return persist::run(client, address).await,
-            Self::Sizes => {
-                sizes::run();
-                return Ok(());
-            }
-        };
-        run::run(client, recipe, settings).await
-    }
+    Recipe(Recipe),
 }
 
 #[tokio::main]
@@ -166,26 +90,34 @@ async fn run(cli: Cli) -> Result<(), Error> {
         .address
         .clone()
         .unwrap_or_else(|| "localhost:7233".to_owned());
+    let given = cli.sink.as_deref();
+    let shared = given.unwrap_or(Path::new("page-pipeline.db"));
     match &cli.command {
         Command::Worker => {
             let client = connect(&elsewhere).await?;
+            let worker = worker(&client, &Sink::open(shared).await?)?;
             println!("worker on task queue {QUEUE}; Ctrl-C ends it");
-            Ok(worker(&client)?.run().await?)
+            Ok(worker.run().await?)
         }
         Command::Start { recipe } => {
-            let client = connect(&elsewhere).await?;
-            run::run(&client, *recipe, settings).await
+            let setup = Setup {
+                client: connect(&elsewhere).await?,
+                address: elsewhere,
+                sink: Sink::open(shared).await?,
+                settings,
+            };
+            run::run(&setup, *recipe).await
         }
         Command::PersistWorker { folder } => {
             persist::worker(&connect(&elsewhere).await?, folder.clone()).await
         }
-        Command::Demo => run_here(&cli, settings, &Part::ALL).await,
-        Command::Part(part) => run_here(&cli, settings, &[*part]).await,
+        Command::Demo => run_here(&cli, settings, Recipe::value_variants()).await,
+        Command::Recipe(recipe) => run_here(&cli, settings, &[*recipe]).await,
     }
 }
 
-fn worker(client: &BatchClient) -> Result<Worker, Error> {
-    Ok(Worker::new(client, QUEUE).processor(ShopPages::new()?))
+fn worker(client: &BatchClient, sink: &Sink) -> Result<Worker, Error> {
+    Ok(Worker::new(client, QUEUE).processor(ShopPages::new(sink)?))
 }
 
 async fn connect(address: &str) -> Result<BatchClient, Error> {
@@ -193,8 +125,8 @@ async fn connect(address: &str) -> Result<BatchClient, Error> {
     Ok(BatchClient::connect(&options).await?)
 }
 
-/// Runs parts with a worker in this process, on the given server or else on one of its own.
-async fn run_here(cli: &Cli, settings: Settings, parts: &[Part]) -> Result<(), Error> {
+/// Runs recipes with a worker in this process, on the given server or else on one of its own.
+async fn run_here(cli: &Cli, settings: Settings, recipes: &[Recipe]) -> Result<(), Error> {
     let server = match &cli.address {
         Some(_) => None,
         None => Some(DevServerOptions::new().ui(false).start().await?),
@@ -203,11 +135,19 @@ async fn run_here(cli: &Cli, settings: Settings, parts: &[Part]) -> Result<(), E
         .as_ref()
         .map(temporal_batch::dev_server::DevServer::address);
     let address = cli.address.clone().or(own).unwrap_or_default();
-    let client = connect(&address).await?;
-    let worker = worker(&connect(&address).await?)?.start()?;
+    let folder = tempfile::tempdir()?;
+    let of_its_own = folder.path().join("sink.db");
+    let sink = Sink::open(cli.sink.as_deref().unwrap_or(&of_its_own)).await?;
+    let worker = worker(&connect(&address).await?, &sink)?.start()?;
+    let setup = Setup {
+        client: connect(&address).await?,
+        address,
+        sink,
+        settings,
+    };
     let mut outcome = Ok(());
-    for part in parts {
-        outcome = part.run(&client, &address, settings).await;
+    for recipe in recipes {
+        outcome = run::run(&setup, *recipe).await;
         if outcome.is_err() {
             break;
         }

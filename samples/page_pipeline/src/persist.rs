@@ -12,13 +12,13 @@ use temporal_batch::{
     Batch, BatchClient, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
     ProcessorSettings, Size, Worker, async_trait,
     sql::SqlLedger,
-    sqlx::{self, Sqlite, SqlitePool, sqlite::SqliteConnectOptions},
+    sqlx::{self, Sqlite, SqlitePool},
     store::PageLedger,
 };
 use temporal_batch_pipeline::{Items, Pipeline, SqlSteps, step};
 use tokio::process::{Child, Command};
 
-use crate::Error;
+use crate::{Error, sink::open};
 
 const QUEUE: &str = "page-pipeline-persist";
 const ORDERS: u64 = 1_000;
@@ -27,13 +27,6 @@ struct PersistPages {
     pool: SqlitePool,
     ledger: Arc<SqlLedger<Sqlite>>,
     pipeline: Pipeline<i64, Items<i64>>,
-}
-
-async fn open(path: &Path) -> Result<SqlitePool, sqlx::Error> {
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true);
-    SqlitePool::connect_with(options.busy_timeout(Duration::from_secs(60))).await
 }
 
 impl PersistPages {
@@ -144,7 +137,6 @@ fn start_worker(address: &str, folder: &Path) -> Result<Child, Error> {
 }
 
 pub async fn run(client: &BatchClient, address: &str) -> Result<(), Error> {
-    println!("== persist");
     let folder = tempfile::tempdir()?;
     let pool = open(&folder.path().join("orders.db")).await?;
     sqlx::query(
@@ -194,8 +186,7 @@ pub async fn run(client: &BatchClient, address: &str) -> Result<(), Error> {
     println!("{once} rows once, {twice} rows twice, {pages} pages called");
     let verified = report.outcome == Outcome::Completed && (once, twice, pages) == (1_000, 0, 10);
     match verified {
-        true => println!("verified"),
-        false => return Err("not verified: each row once".into()),
+        true => Ok(()),
+        false => Err("not verified: each row once".into()),
     }
-    Ok(())
 }

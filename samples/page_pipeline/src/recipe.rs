@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::ValueEnum;
+use clap::{Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use temporal_batch::PageError;
 use temporal_batch_pipeline::{
@@ -13,11 +13,22 @@ use temporal_batch_pipeline::{
 };
 use tokio::sync::Barrier;
 
-use crate::orders::Order;
+use crate::{orders::Order, sink::Sink};
 
 /// A question that the sample answers.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Subcommand,
+    ValueEnum,
+    Serialize,
+    Deserialize,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Recipe {
@@ -45,6 +56,10 @@ pub enum Recipe {
     RateLimit,
     /// The memory of a large batch
     Memory,
+    /// A worker that is killed, and one that continues
+    Persist,
+    /// Page sizes by the bytes of an item
+    Sizes,
     /// The time that pages take
     Perf,
 }
@@ -64,11 +79,20 @@ pub const AT_ONCE: usize = 5;
 pub const BUCKETS: [u64; 9] = [1, 2, 5, 10, 20, 50, 100, 200, 500];
 
 impl Recipe {
-    pub fn pipeline(self) -> Result<Shop, InvalidPipeline> {
-        match self {
-            Self::Basic | Self::Progress | Self::RateLimit | Self::Memory => {
+    /// Returns the pipeline of the recipe. `None` for recipes without orders of the shop.
+    pub fn pipeline(self, sink: &Sink) -> Result<Option<Shop>, InvalidPipeline> {
+        let pipeline = match self {
+            Self::Basic | Self::Progress | Self::Memory => {
                 Pipeline::new(|page| page.step(add_up()))
             }
+            Self::RateLimit => Pipeline::new(|page| {
+                page.for_each(
+                    5,
+                    |order: &Order| order.id,
+                    |order| order.step(paced_call(sink)),
+                )
+                .step(end())
+            }),
             Self::Errors => Pipeline::new(|page| page.step(validate_page()).step(add_up())),
             Self::Parallel => Pipeline::new(|page| page.step(together()).step(add_up())),
             Self::Conditional => Pipeline::new(conditional),
@@ -99,11 +123,17 @@ impl Recipe {
                     .step(end())
             }),
             Self::Retry => Pipeline::new(|page| {
-                page.for_each(8, |order: &Order| order.id, |order| order.step(call()))
-                    .step(end())
+                page.for_each(
+                    8,
+                    |order: &Order| order.id,
+                    |order| order.step(failing_call(sink)),
+                )
+                .step(end())
             }),
             Self::Perf => Pipeline::new(|page| page.step(timed())),
-        }
+            Self::Persist | Self::Sizes => return Ok(None),
+        };
+        pipeline.map(Some)
     }
 }
 
@@ -200,12 +230,29 @@ fn each_conditional(order: Steps<Order>) -> Steps<Order, u64> {
     )
 }
 
-fn call() -> Step<Order, Order> {
-    let call = step("call", async |ctx: StepContext, order: Order| {
-        let fails = order.id == UNREACHABLE || order.id == ONCE && ctx.page_attempt() == 1;
-        match fails {
-            true => Err(PageError::retryable("503").with_type("Unavailable")),
-            false => Ok(order),
+fn paced_call(sink: &Sink) -> Step<Order, Order> {
+    let sink = sink.clone();
+    let call = step("call", move |ctx: StepContext, order: Order| {
+        let sink = sink.clone();
+        async move {
+            sink.call(ctx.batch_run(), order.id).await?;
+            Ok(order)
+        }
+    });
+    call.paced()
+}
+
+fn failing_call(sink: &Sink) -> Step<Order, Order> {
+    let sink = sink.clone();
+    let call = step("call", move |ctx: StepContext, order: Order| {
+        let sink = sink.clone();
+        async move {
+            sink.call(ctx.batch_run(), order.id).await?;
+            let fails = order.id == UNREACHABLE || order.id == ONCE && ctx.page_attempt() == 1;
+            match fails {
+                true => Err(PageError::retryable("503").with_type("Unavailable")),
+                false => Ok(order),
+            }
         }
     });
     // The first wait is a second, the next one two. Both are timers of the controller.

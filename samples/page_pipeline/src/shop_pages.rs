@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use clap::ValueEnum as _;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
-    Page, PageContext, PageError, PageProcessor, PageReport, Reducer, Size, SkipAhead, async_trait,
+    Page, PageContext, PageError, PageProcessor, PageReport, Permits, ProcessorSettings, Reducer,
+    Size, SkipAhead, async_trait,
 };
 use temporal_batch_pipeline::{InvalidPipeline, counters};
 
 use crate::{
     orders::{Order, orders},
     recipe::{Recipe, Shop},
+    sink::Sink,
 };
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,12 +29,14 @@ pub struct ShopPages {
 }
 
 impl ShopPages {
-    pub fn new() -> Result<Self, InvalidPipeline> {
-        let all = Recipe::value_variants().iter();
-        let pipelines = all.map(|recipe| Ok((*recipe, recipe.pipeline()?)));
-        Ok(Self {
-            pipelines: pipelines.collect::<Result<_, _>>()?,
-        })
+    pub fn new(sink: &Sink) -> Result<Self, InvalidPipeline> {
+        let mut pipelines = BTreeMap::new();
+        for recipe in Recipe::value_variants() {
+            if let Some(pipeline) = recipe.pipeline(sink)? {
+                pipelines.insert(*recipe, pipeline);
+            }
+        }
+        Ok(Self { pipelines })
     }
 }
 
@@ -58,9 +62,11 @@ impl PageProcessor for ShopPages {
         ctx: &PageContext<Self>,
         orders: Vec<Order>,
     ) -> Result<PageReport, PageError> {
-        self.pipelines[&ctx.args().recipe]
-            .process(ctx, orders)
-            .await
+        let recipe = ctx.args().recipe;
+        let pipeline = self.pipelines.get(&recipe).ok_or_else(|| {
+            PageError::non_retryable("NoPipeline", format!("{recipe:?} has no orders"))
+        })?;
+        pipeline.process(ctx, orders).await
     }
 
     async fn skip_ahead(
@@ -82,5 +88,13 @@ impl PageProcessor for ShopPages {
 
     fn reducer(&self, _: &Work) -> Option<Reducer> {
         Some(counters())
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            // The rate is one of calls.
+            permits: Permits::PerItem,
+            ..ProcessorSettings::default()
+        }
     }
 }

@@ -6,7 +6,6 @@ const KIB: u64 = 1_024;
 const MIB: u64 = 1_024 * KIB;
 
 pub fn run() {
-    println!("== sizes");
     println!("for 256 MiB and 10 pages at once:");
     for (bytes, what) in [
         (512 * KIB, "documents of 512 KiB"),
@@ -19,5 +18,4 @@ pub fn run() {
             suggest_page_size(bytes, 256 * MIB, 10)
         );
     }
-    println!("verified");
 }

@@ -19,6 +19,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod cycle;
+mod open_ranges;
 mod owners;
 #[cfg(test)]
 pub(crate) mod properties;

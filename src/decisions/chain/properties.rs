@@ -17,7 +17,7 @@ use crate::{
         state::stages::Stages,
     },
     processor::reducer::{MAX_OUTPUT_BYTES, Output, Reducer},
-    progress::{check::Checked, phase::Outcome},
+    progress::{OpenRange, check::Checked, phase::Outcome},
 };
 
 /// The source of the random choices, and the kind of world.
@@ -925,6 +925,27 @@ proptest! {
             last = mark;
             for row in 0..mark {
                 assert!(world.finished[row as usize] > 0 || world.is_failed(row), "row {row}");
+            }
+        });
+    }
+
+    /// A batch that follows goes by this, so that it is right in both directions.
+    #[test]
+    fn a_row_is_in_an_open_range_exactly_if_it_is_neither_finished_nor_failed(plan in plans(true)) {
+        play(plan, |world| {
+            let ranges = world.chain.open_ranges();
+            // Where coverage stops, the rest of the data is both open and listed as failed.
+            let whole = ranges.len() < open_ranges::MAX_OPEN_RANGES && world.chain.broken().is_none();
+            for row in 0..world.plan.rows {
+                let holds = |range: &OpenRange| {
+                    let start = position(range.start.as_ref());
+                    let end = range.end.as_ref().map_or(u64::MAX, |end| position(Some(end)));
+                    (start..end).contains(&row)
+                };
+                let is_open = ranges.iter().any(holds);
+                let is_over = world.finished[row as usize] > 0 || world.is_failed(row);
+                assert!(is_open || is_over, "row {row} is not told as open");
+                assert!(!(is_open && is_over && whole), "row {row} is told as open");
             }
         });
     }

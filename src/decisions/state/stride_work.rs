@@ -194,6 +194,7 @@ impl Work for StrideWork {
         progress.strides_waiting = chain.ready();
         progress.low_water_mark = chain.low_water_mark().cloned();
         progress.end_of_data = chain.end_of_data();
+        progress.open_ranges = chain.open_ranges();
         progress.failing = chain.failing(retry).take(MAX_FAILING_SHOWN).collect();
         progress.failed = chain.failed().to_vec();
         progress.failed_items = chain.failed_items().to_vec();

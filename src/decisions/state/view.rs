@@ -87,6 +87,7 @@ impl<W: Work> BatchState<W> {
             rate: pacing.rate,
             low_water_mark: None,
             end_of_data: false,
+            open_ranges: Vec::new(),
             failing: Vec::new(),
             failed: Vec::new(),
             failed_items: Vec::new(),

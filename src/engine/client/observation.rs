@@ -196,10 +196,13 @@ impl BatchHandle {
     /// # Errors
     /// The batch does not exist, or the server does not answer.
     pub async fn look(&self) -> Result<Observation, ProgressError> {
-        self.look_now().await
+        self.look_now(None).await
     }
 
-    fn look_now(&self) -> BoxFuture<'_, Result<Observation, ProgressError>> {
+    fn look_now(
+        &self,
+        at_most: Option<Duration>,
+    ) -> BoxFuture<'_, Result<Observation, ProgressError>> {
         Box::pin(async move {
             let description = self.describe().await?;
             let converter = self.client.data_converter().payload_converter();
@@ -236,8 +239,8 @@ impl BatchHandle {
                 seen.progress = progress_in(&description);
                 seen.source = seen.progress.is_some().then_some(ProgressSource::Snapshot);
             } else {
-                match self.shown(description).await? {
-                    Shown::Ended => return self.look_now().await,
+                match self.shown(description, at_most).await? {
+                    Shown::Ended => return self.look_now(at_most).await,
                     Shown::TaskFails(times, remedy, progress) => {
                         seen.task_failures = Some(times);
                         seen.remedy = Some(remedy);
@@ -282,6 +285,16 @@ impl BatchHandle {
         self.look().await?.told()
     }
 
+    /// Returns the progress, which is at most this old if the controller answers. It asks the controller more often
+    /// than [`progress`](Self::progress), and each time adds about six events to its history, so the age should not be
+    /// short for long.
+    ///
+    /// # Errors
+    /// Those of [`progress`](Self::progress).
+    pub async fn progress_within(&self, age: Duration) -> Result<Progress, ProgressError> {
+        self.look_now(Some(age)).await?.told()
+    }
+
     /// The final progress of a batch that has ended, if it left a report.
     async fn final_progress(&self) -> Result<Option<Progress>, ProgressError> {
         match self.result().await {
@@ -296,6 +309,7 @@ impl BatchHandle {
     fn shown(
         &self,
         mut description: WorkflowExecutionDescription,
+        at_most: Option<Duration>,
     ) -> BoxFuture<'_, Result<Shown, ProgressError>> {
         Box::pin(async move {
             if let Some(times) = failing_task(&description) {
@@ -306,7 +320,7 @@ impl BatchHandle {
             let run_id = description.run_id().to_owned();
             let fresh = before
                 .as_ref()
-                .is_some_and(|p| self.looks.is_fresh(&run_id, p));
+                .is_some_and(|p| self.looks.is_fresh(&run_id, p, at_most));
             if fresh || !state_of(&description).is_open() {
                 return Ok(Shown::Progress(before, ProgressSource::Live));
             }
@@ -388,8 +402,8 @@ struct Looked {
 }
 
 impl Looks {
-    /// Returns whether the progress is recent enough.
-    fn is_fresh(&self, run_id: &str, progress: &Progress) -> bool {
+    /// Returns whether the progress is recent enough, and not older than `at_most`.
+    fn is_fresh(&self, run_id: &str, progress: &Progress, at_most: Option<Duration>) -> bool {
         let mut last = self.lock();
         let Some(last) = last.as_mut().filter(|last| last.run_id == run_id) else {
             return false;
@@ -398,7 +412,8 @@ impl Looks {
             (last.as_of, last.known_since) = (progress.as_of, Instant::now());
         }
         let still = progress.pages_in_flight > 0 && last.known_since.elapsed() >= STILL_FOR;
-        last.at.elapsed() < FRESH_FOR && !still
+        let recent = at_most.is_none_or(|at_most| last.known_since.elapsed() <= at_most);
+        last.at.elapsed() < FRESH_FOR && !still && recent
     }
 
     fn note(&self, run_id: String, at: Instant, as_of: Timestamp) {

@@ -1,6 +1,7 @@
 //! Pipelines on a real Temporal dev server: one server for this binary, and for every test its own task queue, workers
 //! and batch ids.
 
+mod chained_time;
 mod counted_once;
 mod for_each;
 mod kept_steps;

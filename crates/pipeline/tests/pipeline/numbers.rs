@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
     BatchReport, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings,
-    Reducer, settings::RetryPolicy,
+    Reducer,
+    settings::RetryPolicy,
+    store::{DeadLetters, JsonlDeadLetters},
 };
 use temporal_batch_pipeline::{Items, Pipeline, Steps, counters};
 use tokio::sync::watch;
@@ -25,6 +27,7 @@ pub struct UpTo {
 pub struct Numbers<O: Send + 'static> {
     pub pipeline: Pipeline<u64, O>,
     pub settings: ProcessorSettings,
+    pub letters: Option<Arc<JsonlDeadLetters>>,
 }
 
 impl<O: Send + 'static> Numbers<O> {
@@ -41,7 +44,11 @@ impl<O: Send + 'static> Numbers<O> {
             retry,
             ..ProcessorSettings::default()
         };
-        Self { pipeline, settings }
+        Self {
+            pipeline,
+            settings,
+            letters: None,
+        }
     }
 }
 
@@ -66,6 +73,11 @@ impl<O: Send + 'static> PageProcessor for Numbers<O> {
 
     fn reducer(&self, _: &UpTo) -> Option<Reducer> {
         Some(counters())
+    }
+
+    fn dead_letters(&self, _: &UpTo) -> Option<Arc<dyn DeadLetters>> {
+        let letters = self.letters.clone();
+        letters.map(|letters| letters as Arc<dyn DeadLetters>)
     }
 
     fn settings(&self) -> ProcessorSettings {

@@ -1,10 +1,19 @@
 //! One batch after another.
 
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
-    Batch, BatchClient, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    Batch, BatchClient, BatchHandle, Outcome, Page, PageContext, PageError, PageProcessor,
+    PageRange, PageReport, ProcessorSettings, SkipAhead,
     errors::ResultError,
+    settings::RetryPolicy,
+    store::{DeadLetters, JsonlDeadLetters, LetterFilter},
 };
 use temporal_batch_pipeline::{Items, Predecessor, step};
 
@@ -17,19 +26,32 @@ use crate::{
 struct Follows {
     batch: String,
     n: u64,
-    by_page: bool,
+    by_range: bool,
 }
+
+/// The numbers that each batch has processed, in this order.
+type Seen = BTreeMap<String, Vec<u64>>;
 
 /// A processor over the same numbers that follows a batch.
 struct Follower {
     client: BatchClient,
-    seen: Watched<Vec<u64>>,
-    reads: Watched<Vec<(u64, u64)>>,
+    letters: Option<Arc<JsonlDeadLetters>>,
+    predecessors: Mutex<HashMap<String, Predecessor>>,
+    attempts: u32,
+    seen: Watched<Seen>,
 }
 
 impl Follower {
-    fn predecessor(&self, args: &Follows) -> Predecessor {
-        Predecessor::new(&self.client, &args.batch).unwrap()
+    fn predecessor(&self, batch: &str) -> Predecessor {
+        let mut known = self.predecessors.lock().unwrap();
+        let new = || {
+            let new = Predecessor::new(&self.client, batch).unwrap();
+            match &self.letters {
+                Some(letters) => new.letters(letters.clone() as Arc<dyn DeadLetters>),
+                None => new,
+            }
+        };
+        known.entry(batch.to_owned()).or_insert_with(new).clone()
     }
 }
 
@@ -41,79 +63,121 @@ impl PageProcessor for Follower {
     type Item = u64;
 
     async fn prepare(&self, args: Follows) -> Result<Follows, PageError> {
-        if !args.by_page {
-            self.predecessor(&args).completed().await?;
+        if !args.by_range {
+            self.predecessor(&args.batch).completed().await?;
         }
         Ok(args)
     }
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
-        let read = async |range: temporal_batch::PageRange<u64>| {
+        let read = async |range: PageRange<u64>| {
             let first = range.start().copied().unwrap_or(0) + 1;
             let last = range.end().copied().unwrap_or(ctx.args().n);
-            self.reads.change(|reads| reads.push((first - 1, last)));
             // These were deleted after the first batch had done them.
             let there = |n: &u64| !(11..=20).contains(n);
             let numbers = (first..=last).filter(there).take(ctx.page_size());
             Page::keyset(numbers.collect(), |n| *n)
         };
-        match ctx.args().by_page {
-            true => self.predecessor(ctx.args()).fetch(ctx, read).await,
+        match ctx.args().by_range {
+            true => {
+                let predecessor = self.predecessor(&ctx.args().batch);
+                predecessor.fetch(ctx, read).await
+            }
             false => read(ctx.range().clone()).await,
         }
     }
 
     async fn process(
         &self,
-        _: &PageContext<Self>,
+        ctx: &PageContext<Self>,
         items: Vec<u64>,
     ) -> Result<PageReport, PageError> {
-        self.seen.change(|seen| seen.extend(items));
+        let batch = ctx.batch_id().to_owned();
+        self.seen
+            .change(|seen| seen.entry(batch).or_default().extend(items));
         Ok(PageReport::all_processed())
+    }
+
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<u64>, PageError> {
+        let skip = async |range: PageRange<u64>, pages: u32| {
+            let start = range.start().copied().unwrap_or(0);
+            let to = start + u64::from(pages) * ctx.page_size() as u64;
+            let last = range.end().copied().unwrap_or(ctx.args().n);
+            Ok(match to <= last {
+                true => SkipAhead::To(to),
+                false => SkipAhead::PastEnd,
+            })
+        };
+        match ctx.args().by_range {
+            true => {
+                let predecessor = self.predecessor(&ctx.args().batch);
+                predecessor.skip_ahead(ctx, pages, skip).await
+            }
+            false => skip(ctx.range().clone(), pages).await,
+        }
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        let retry = RetryPolicy::default()
+            .max_attempts(self.attempts)
+            .initial_interval(Duration::from_millis(20))
+            .max_interval(Duration::from_millis(200));
+        ProcessorSettings {
+            retry: retry.extended(None),
+            ..ProcessorSettings::default()
+        }
     }
 }
 
-/// How far the first batch may come, and whether it then gives up a page. Its pages of 18 and of 35 wait.
+/// How far the first batch may come, and the number that it cannot process. Its pages of 18 and of 35 wait.
 #[derive(Clone, Copy, Debug, Default)]
 struct Gate {
     open_to: u64,
-    fails: bool,
+    poison: u64,
 }
 
-struct Both {
+struct Chained {
     env: TestEnv,
     gate: Watched<Gate>,
-    seen: Watched<Vec<u64>>,
-    /// The ranges that the second batch has read.
-    reads: Watched<Vec<(u64, u64)>>,
+    seen: Watched<Seen>,
     workers: Vec<temporal_batch::RunningWorker>,
+    _folder: tempfile::TempDir,
 }
 
-impl Both {
-    async fn new(name: &str) -> Self {
+impl Chained {
+    async fn new(name: &str, attempts: u32, keeps_letters: bool) -> Self {
         let env = TestEnv::new(name).await;
-        let (gate, seen, reads) = (Watched::<Gate>::new(), Watched::new(), Watched::new());
+        let (gate, seen) = (Watched::<Gate>::new(), Watched::new());
+        let folder = tempfile::tempdir().unwrap();
+        let letters = JsonlDeadLetters::new(folder.path().join("letters.jsonl"));
+        let letters = keeps_letters.then(|| Arc::new(letters));
         let held = gate.clone();
-        let first = Numbers::new(move |page| {
+        let mut first = Numbers::new(move |page| {
             page.step(step("work", move |_, items: Items<u64>| {
                 let held = held.clone();
                 async move {
                     for waits in [18, 35].into_iter().filter(|n| items.contains(n)) {
-                        let gate = held
-                            .shows("the gate opens", |gate| gate.open_to >= waits)
+                        held.shows("the gate opens", |gate| gate.open_to >= waits)
                             .await;
-                        if gate.fails {
-                            return Err(PageError::non_retryable("Bad", "made to fail"));
-                        }
                     }
-                    Ok(items)
+                    match items.contains(&held.get().poison) {
+                        true => Err(PageError::non_retryable("Bad", "made to fail")),
+                        false => Ok(items),
+                    }
                 }
             }))
         });
+        first.letters.clone_from(&letters);
         let follower = Follower {
             client: env.client.clone(),
+            letters,
+            predecessors: Mutex::default(),
+            attempts,
             seen: seen.clone(),
-            reads: reads.clone(),
         };
         let workers = vec![
             env.worker_with(first, |worker| worker.processor(follower))
@@ -123,27 +187,50 @@ impl Both {
             env,
             gate,
             seen,
-            reads,
             workers,
+            _folder: folder,
         }
     }
 
-    /// The first batch, and the one that follows it.
-    fn batches(&self, by_page: bool) -> (Batch, Batch) {
+    /// Starts the first batch after the one that follows it.
+    async fn start(&self, by_range: bool) -> (BatchHandle, BatchHandle) {
         let first = self
             .env
             .batch::<Numbers<Items<u64>>>(UpTo { n: 60 })
             .page_size(5);
+        let second = self.env.start(&self.after(first.id(), by_range)).await;
+        (self.env.start(&first).await, second)
+    }
+
+    fn after(&self, batch: &str, by_range: bool) -> Batch {
         let follows = Follows {
-            batch: first.id().to_owned(),
+            batch: batch.to_owned(),
             n: 60,
-            by_page,
+            by_range,
         };
-        (first, self.env.batch::<Follower>(follows).page_size(4))
+        self.env.batch::<Follower>(follows).page_size(4)
     }
 
     fn open(&self, open_to: u64) {
         self.gate.change(|gate| gate.open_to = open_to);
+    }
+
+    /// The numbers that a batch has processed, in their order.
+    fn of(&self, batch: &BatchHandle) -> Vec<u64> {
+        let seen = self.seen.get();
+        let mut numbers = seen.get(batch.id()).cloned().unwrap_or_default();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// Waits until a batch has processed exactly these numbers, and each once.
+    async fn shows(&self, batch: &BatchHandle, numbers: &[u64]) {
+        let what = format!("{} has processed {numbers:?}", batch.id());
+        let count = |seen: &Seen| seen.get(batch.id()).map_or(0, Vec::len);
+        self.seen
+            .shows(&what, |seen| count(seen) >= numbers.len())
+            .await;
+        assert_eq!(self.of(batch), numbers);
     }
 
     async fn stop(self) {
@@ -153,42 +240,38 @@ impl Both {
     }
 }
 
-fn remaining() -> Vec<u64> {
-    (1..=60).filter(|n| !(11..=20).contains(n)).collect()
+/// The numbers that were not deleted, without some.
+fn all_but(left_out: impl Fn(u64) -> bool) -> Vec<u64> {
+    let there = |n: &u64| !(11..=20).contains(n) && !left_out(*n);
+    (1..=60).filter(there).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_begins_when_the_one_before_has_completed() {
-    let both = Both::new("after-batch").await;
-    both.open(18);
-    let (first, second) = both.batches(false);
-    let second = both.env.start(&second).await;
-    let first = both.env.start(&first).await;
+    let chained = Chained::new("after-batch", 10, false).await;
+    chained.open(18);
+    let (first, second) = chained.start(false).await;
     progress_shows(&first, "all but one page are done", |progress| {
         progress.pages_completed >= 11
     })
     .await;
     assert!(
-        both.seen.get().is_empty(),
+        chained.of(&second).is_empty(),
         "nothing of the second batch has begun"
     );
-    both.open(35);
+    chained.open(35);
     assert_eq!(report(&first).await.outcome, Outcome::Completed);
     assert_eq!(report(&second).await.outcome, Outcome::Completed);
-    let mut seen = both.seen.get();
-    seen.sort_unstable();
-    assert_eq!(seen, remaining());
-    both.stop().await;
+    assert_eq!(chained.of(&second), all_but(|_| false));
+    chained.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_refused_when_the_one_before_has_not_completed() {
-    let both = Both::new("after-failure").await;
-    both.gate.change(|gate| gate.fails = true);
-    both.open(35);
-    let (first, second) = both.batches(false);
-    let second = both.env.start(&second).await;
-    let first = both.env.start(&first).await;
+    let chained = Chained::new("after-failure", 10, false).await;
+    chained.gate.change(|gate| gate.poison = 33);
+    chained.open(35);
+    let (first, second) = chained.start(false).await;
     assert_eq!(report(&first).await.outcome, Outcome::CompletedWithFailures);
     let refused = within("the second batch ends", second.result()).await;
     let Err(ResultError::Refused { reason }) = refused else {
@@ -198,58 +281,83 @@ async fn a_batch_is_refused_when_the_one_before_has_not_completed() {
         reason.contains("ended as completed with failures"),
         "{reason}"
     );
-    assert!(both.seen.get().is_empty());
-    both.stop().await;
+    assert!(chained.of(&second).is_empty());
+    chained.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_takes_up_each_range_that_the_one_before_has_finished() {
-    let both = Both::new("page-by-page").await;
-    let (first, second) = both.batches(true);
-    let second = both.env.start(&second).await;
-    let first = both.env.start(&first).await;
-    // There is nothing left from 11 to 15, and this is not the end of the data.
-    both.reads
-        .shows("the range from 11 to 15 is read", |reads| {
-            reads.contains(&(10, 15))
+    let chained = Chained::new("range-by-range", 1_000, false).await;
+    let (first, second) = chained.start(true).await;
+    // The page of 18 waits. There is nothing left before it, and this is not the end of the data. Pages behind it are
+    // finished, so the second batch goes on with them.
+    let finished = |n: u64| n <= 30;
+    chained
+        .seen
+        .shows("the second batch went past the page of 18", |seen| {
+            seen.get(second.id()).is_some_and(|seen| seen.contains(&30))
         })
         .await;
-    both.open(18);
-    // Everything before the page that waits, across the numbers that are gone, and nothing after it.
-    let seen = both
-        .seen
-        .shows("the second batch has caught up", |seen| seen.contains(&30))
-        .await;
-    assert!(seen.iter().all(|n| *n <= 30), "{seen:?}");
-    both.open(35);
+    let seen = chained.of(&second);
+    assert!(seen.iter().all(|n| finished(*n) || *n > 35), "{seen:?}");
+    chained.open(35);
     assert_eq!(report(&first).await.outcome, Outcome::Completed);
     assert_eq!(report(&second).await.outcome, Outcome::Completed);
-    let mut seen = both.seen.get();
-    seen.sort_unstable();
-    assert_eq!(seen, remaining());
-    both.stop().await;
+    assert_eq!(chained.of(&second), all_but(|_| false));
+    chained.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_range_that_the_batch_before_has_given_up_holds_what_comes_after_it() {
-    let both = Both::new("held-range").await;
-    let (first, second) = both.batches(true);
-    let second = both.env.start(&second).await;
-    let first = both.env.start(&first).await;
-    both.open(18);
-    both.seen
-        .shows("the second batch has caught up", |seen| seen.contains(&30))
-        .await;
-    both.gate.change(|gate| gate.fails = true);
-    both.open(35);
-    report(&first).await;
-    progress_shows(&second, "the second batch is blocked", |progress| {
-        let reason = progress.blocked_reason.as_deref().unwrap_or_default();
-        reason.contains("gave up pages or items")
+async fn a_range_that_the_batch_before_has_given_up_is_left_out_alone_and_listed() {
+    let chained = Chained::new("left-out", 2, false).await;
+    chained.gate.change(|gate| gate.poison = 33);
+    chained.open(35);
+    let (first, second) = chained.start(true).await;
+    assert_eq!(report(&first).await.outcome, Outcome::CompletedWithFailures);
+    let second_report = report(&second).await;
+    assert_eq!(second_report.outcome, Outcome::CompletedWithFailures);
+    assert_eq!(
+        chained.of(&second),
+        all_but(|n| (31..=35).contains(&n)),
+        "the page of 33, and nothing else, is left out"
+    );
+    let [left_out] = &second_report.progress.failed[..] else {
+        panic!("{:?}", second_report.progress.failed);
+    };
+    let number = |token: &Option<temporal_batch::PageToken>| {
+        token.as_ref().map(|token| token.decode::<u64>().unwrap())
+    };
+    assert_eq!(number(&left_out.start), Some(30));
+    assert_eq!(number(&left_out.end), Some(35));
+    assert_eq!(left_out.error_type, "PredecessorGaveUp");
+    chained.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_was_given_up_holds_itself_in_all_that_follow_until_it_is_redriven() {
+    let chained = Chained::new("redriven", 1_000, true).await;
+    chained.gate.change(|gate| gate.poison = 33);
+    chained.open(35);
+    let (first, second) = chained.start(true).await;
+    let third = chained.env.start(&chained.after(second.id(), true)).await;
+    let all_but_33 = all_but(|n| n == 33);
+    chained.shows(&second, &all_but_33).await;
+    chained.shows(&third, &all_but_33).await;
+    assert_eq!(report(&first).await.outcome, Outcome::CompletedWithFailures);
+    progress_shows(&second, "the second batch says what it lacks", |progress| {
+        let lacks = |failure: &temporal_batch::progress::PageFailure| {
+            failure.error_type == "PredecessorGaveUp"
+        };
+        progress.failing.iter().any(lacks)
     })
     .await;
-    assert!(both.seen.get().iter().all(|n| *n <= 30));
-    second.cancel("the test is over").await.unwrap();
-    report(&second).await;
-    both.stop().await;
+    chained.gate.change(|gate| gate.poison = 0);
+    let filter = LetterFilter::of(first.id());
+    let redrive = chained.env.client.redrive(filter).await.unwrap();
+    assert_eq!(report(&redrive).await.outcome, Outcome::Completed);
+    for batch in [&second, &third] {
+        assert_eq!(report(batch).await.outcome, Outcome::Completed);
+        assert_eq!(chained.of(batch), all_but(|_| false));
+    }
+    chained.stop().await;
 }
