@@ -9,6 +9,7 @@
 //! | `table/` | tables to page through |
 //! | `backfill/`, `dry_run/`, `verify/` | changes to a table, their trial, and their verification |
 //! | `export/`, `import/` | files from a table, and a table from files |
+//! | `row_update/` | columns of single rows, set to values from outside |
 //! | `throttle/` | a throttle by the state of a PostgreSQL server |
 
 pub(crate) mod backfill;
@@ -18,6 +19,8 @@ mod export;
 #[cfg(feature = "files")]
 mod import;
 mod ledger;
+#[cfg(all(feature = "files", feature = "http"))]
+mod row_update;
 mod table;
 // Included once: two copies in a process would choose the same folder names.
 pub(crate) mod backend;
@@ -53,12 +56,18 @@ pub use ledger::InvalidSchema;
 pub(crate) use ledger::LEDGER_TABLES_MISSING;
 pub use ledger::SqlLedger;
 pub use ledger::coverage::KeptStride;
+#[cfg(all(feature = "files", feature = "http"))]
+pub(crate) use ledger::late::LateLedger;
 #[cfg(feature = "cli")]
 pub(crate) use ledger::{
     same_work::applied_batches,
     schema::{LedgerSchema, TABLES},
 };
+#[cfg(all(feature = "files", feature = "http"))]
+pub(crate) use row_update::{NewValues, RowUpdate, Written};
 pub use table::{Column, Key, KeyPart, Table, TableError, TableSpec};
 #[cfg(feature = "postgres")]
 pub use throttle::{InvalidThrottle, PostgresThrottle, PostgresThrottleBuilder, Threshold};
+#[cfg(all(feature = "files", feature = "http"))]
+pub(crate) use verify::backfill_coverage;
 pub use verify::{InvalidVerify, RangeCheck, RangeCheckError};

@@ -20,7 +20,9 @@ use crate::{
         context::SharedTransaction,
         store::{
             dead_letter::{DeadLetter, DeadLetters},
-            page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId},
+            page_ledger::{
+                OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, not_claimed,
+            },
         },
     },
     progress::ItemCounts,
@@ -137,10 +139,7 @@ impl PageStores {
             pages_failed: part.pages_failed,
         };
         let Some(inner) = ledger.begin(claim).await? else {
-            return Err(PageError::environment(
-                "another attempt at the stride has begun since; this one may not write any more",
-            )
-            .with_type(FENCED_OFF));
+            return Err(not_claimed());
         };
         let watched = Watched {
             inner,
@@ -215,6 +214,10 @@ struct Watched {
 
 #[async_trait]
 impl PageTransaction for Watched {
+    async fn open(&mut self) -> Result<(), PageError> {
+        self.inner.open().await
+    }
+
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
         self.used.store(true, Ordering::Relaxed);
         self.inner.connection()

@@ -183,6 +183,17 @@ async fn a_failed_record_is_listed_with_its_answer_and_redriven_into_its_place()
         "{letters}"
     );
     assert!(!folder.0.path().join("out/manifest.json").exists());
+    // The other answers can be used at once.
+    let so_far = folder.0.path().join("out/so-far.jsonl");
+    let text = std::fs::read_to_string(&so_far).unwrap();
+    let line = |line: &str| serde_json::from_str::<Value>(line).unwrap()["record"]["id"].clone();
+    let ids: Vec<_> = text.lines().map(line).collect();
+    let there: Vec<_> = (1..=50_u64)
+        .filter(|id| !id.is_multiple_of(10))
+        .map(|id| Value::from(id.to_string()))
+        .collect();
+    assert_eq!(ids, there);
+    assert!(ended.err.contains("5 records are missing"), "{}", ended.err);
     let mut failures = online(&["failures", &id]);
     let listed = run_aside(failures.current_dir(folder.0.path()))
         .await
@@ -209,6 +220,7 @@ async fn a_failed_record_is_listed_with_its_answer_and_redriven_into_its_place()
         .await
         .exits_with(0);
     assert_eq!(folder.answers().len(), 50);
+    assert!(!so_far.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,6 +322,49 @@ async fn a_killed_command_repeats_at_most_the_calls_in_flight_with_the_same_keys
     for keys in repeated {
         assert_eq!((keys.len(), &keys[0]), (2, &keys[1]));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_were_finished_before_a_kill_are_not_called_for_again() {
+    const IN_FLIGHT: usize = 4;
+    let api = MockApi::start(|_| Reply::of(200, "{}").after(Duration::from_millis(20))).await;
+    let folder = Folder::new();
+    folder.users(120);
+    let url = format!("{}/u/{{id}}", api.url);
+    let concurrency = IN_FLIGHT.to_string();
+    // A heartbeat is sent every few seconds, so many of these pages are in none when the command is killed.
+    let flags = [
+        "--from",
+        "users.csv",
+        "--url",
+        &url,
+        "--out",
+        "out",
+        "--page-size",
+        "5",
+        "--stride",
+        "24",
+        "--max-parallelism",
+        "1",
+        "--concurrency",
+        &concurrency,
+    ];
+    let mut running = start(folder.call(online(&[]), &flags));
+    eventually("some pages are answered", || async {
+        (api.calls().len() >= 40).then_some(())
+    })
+    .await;
+    running.kill();
+    run_aside(folder.call(online(&[]), &flags))
+        .await
+        .exits_with(0);
+    assert_eq!(folder.answers().len(), 120);
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for call in api.calls() {
+        *times.entry(call.path).or_default() += 1;
+    }
+    let repeated = times.values().filter(|times| **times > 1).count();
+    assert!(repeated <= IN_FLIGHT, "{repeated} were repeated");
 }
 
 #[tokio::test(flavor = "multi_thread")]

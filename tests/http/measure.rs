@@ -1,9 +1,14 @@
-//! Measurements, which are run by hand: `cargo test --test http measure -- --ignored --nocapture`.
+//! Batches of calls beside a plain loop, and below a hidden quota.
+//!
+//! `HTTP_CALLS` sets the number of calls (1,000). A measurement wants 10,000, an idle machine and optimized code:
+//! `HTTP_CALLS=10000 cargo test --release --workspace --test http measure -- --nocapture`.
 
 use std::{
     sync::Mutex,
     time::{Duration, Instant},
 };
+
+use futures::StreamExt as _;
 
 use crate::{
     processor::CallNumbers,
@@ -13,14 +18,17 @@ use crate::{
     },
 };
 
+fn calls() -> u64 {
+    std::env::var("HTTP_CALLS").map_or(1_000, |calls| calls.parse().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it is a measurement"]
 async fn calls_of_20_ms_at_50_in_flight_as_a_share_of_the_ideal() {
-    const CALLS: u64 = 10_000;
     const LATENCY: Duration = Duration::from_millis(20);
+    let all = calls();
     let env = TestEnv::new("http-measure").await;
     let api = MockApi::start(|_| Reply::of(200, "{}").after(LATENCY)).await;
-    let mut processor = CallNumbers::new(&api.url, CALLS);
+    let mut processor = CallNumbers::new(&api.url, all);
     processor.concurrency = 10;
     let worker = env.worker(processor).await;
     let batch = env
@@ -29,16 +37,43 @@ async fn calls_of_20_ms_at_50_in_flight_as_a_share_of_the_ideal() {
         .page_size(200)
         .max_parallelism(5);
     let ended = env.run(&batch).await;
-    assert_eq!(ended.progress.items.processed, CALLS);
-    let calls = api.calls();
-    let (first, last) = (calls[0].at, calls[calls.len() - 1].at);
-    let took = last - first + LATENCY;
-    let ideal = LATENCY * (CALLS as u32) / 50;
-    println!(
-        "{took:?}, ideal {ideal:?}: {:.1} %",
-        ideal.as_secs_f64() / took.as_secs_f64() * 100.0
-    );
+    assert_eq!(ended.progress.items.processed, all);
+    let ours = time_of(&api);
     worker.stop().await.unwrap();
+
+    // The machine may be busy, so a plain loop calls the same API in the same way.
+    let plain = MockApi::start(|_| Reply::of(200, "{}").after(LATENCY)).await;
+    let client = reqwest::Client::new();
+    let calls = futures::stream::iter(1..=all).map(|number| {
+        let request = client.post(format!("{}/n/{number}", plain.url));
+        async move {
+            request
+                .body("1")
+                .send()
+                .await
+                .unwrap()
+                .bytes()
+                .await
+                .unwrap()
+        }
+    });
+    calls.buffer_unordered(50).for_each(|_| async {}).await;
+    let loop_took = time_of(&plain);
+
+    let ideal = LATENCY * (all as u32) / 50;
+    let share = |of: Duration, by: Duration| of.as_secs_f64() / by.as_secs_f64() * 100.0;
+    println!(
+        "ideal {ideal:?}; batch {ours:?}, {:.1} % of it; loop {loop_took:?}, {:.1} % of it; batch to loop {:.1} %",
+        share(ideal, ours),
+        share(ideal, loop_took),
+        share(loop_took, ours)
+    );
+}
+
+/// The time from the first call to the last answer.
+fn time_of(api: &MockApi) -> Duration {
+    let calls = api.calls();
+    calls[calls.len() - 1].at - calls[0].at + Duration::from_millis(20)
 }
 
 /// Calls a second that the API allows, by the time since its first call.
@@ -51,8 +86,8 @@ fn quota(since: Duration) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it is a measurement"]
 async fn a_hidden_quota_that_changes_is_used_with_few_refusals() {
+    let all = calls();
     let env = TestEnv::new("http-quota").await;
     let bucket = Mutex::new((None::<Instant>, Instant::now(), 0.0_f64));
     let used = std::sync::Arc::new(Mutex::new((0_u64, 0_u64, 0.0_f64)));
@@ -76,7 +111,7 @@ async fn a_hidden_quota_that_changes_is_used_with_few_refusals() {
         Reply::of(429, "")
     })
     .await;
-    let mut processor = CallNumbers::new(&api.url, 9_000);
+    let mut processor = CallNumbers::new(&api.url, all);
     processor.concurrency = 10;
     let worker = env.worker(processor).await;
     let batch = env
@@ -85,7 +120,7 @@ async fn a_hidden_quota_that_changes_is_used_with_few_refusals() {
         .page_size(100)
         .max_parallelism(5);
     let ended = env.run(&batch).await;
-    assert_eq!(ended.progress.items.processed, 9_000);
+    assert_eq!(ended.progress.items.processed, all);
     let (accepted, refused, allowed) = *used.lock().unwrap();
     println!(
         "{accepted} accepted, {refused} refused ({:.2} %), {:.1} % of the quota used",

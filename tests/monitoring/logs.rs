@@ -7,7 +7,7 @@ use sqlx::{Connection as _, Executor as _, SqliteConnection, sqlite::SqliteConne
 
 use crate::worker::{Worker, products, run};
 
-/// A database of products in which every update fails.
+/// A database of products in which every page fails: a trigger needs a table that is not there.
 fn refusing(folder: &Path) -> PathBuf {
     let database = products(folder, 100);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -20,7 +20,7 @@ fn refusing(folder: &Path) -> PathBuf {
         // The demo has raised all prices; a second raise would find nothing to change.
         let statements = "UPDATE products SET price_version = 1;
              CREATE TRIGGER refuse BEFORE UPDATE ON products
-             BEGIN SELECT RAISE(ABORT, 'prices are frozen'); END";
+             BEGIN INSERT INTO frozen_prices VALUES (NEW.id); END";
         connection.execute(statements).await.unwrap();
         connection.close().await.unwrap();
     });
@@ -61,7 +61,7 @@ fn a_json_line_has_the_failed_page_and_its_batch_at_its_top_level() {
         line["error"]
             .as_str()
             .unwrap()
-            .contains("prices are frozen"),
+            .contains("no such table: main.frozen_prices"),
         "{text}"
     );
     assert!(
@@ -86,7 +86,7 @@ fn a_text_line_has_them_too_at_the_default_level() {
     for part in [
         "WARN",
         "page failed",
-        "prices are frozen",
+        "no such table: main.frozen_prices",
         "batch=\"monitoring-logs-text\"",
         "stride=0",
         "attempt=1",

@@ -6,7 +6,7 @@ use crate::{
     cli::{
         dead_letters::repair::Repair,
         exit::{CliError, CliResult, Exit},
-        output::{count, note},
+        output::note,
         render::batch_view::BatchView,
         session::Session,
     },
@@ -51,7 +51,7 @@ impl Session<'_> {
             return Ok(());
         };
         let (id, rerun) = (self.batch.id(), &self.rerun);
-        let strides = count(applied.strides, "stride");
+        let strides = crate::cli::output::count(applied.strides, "stride");
         if applied.batch_id == id {
             return Err(CliError::failure(format_args!(
                 "Temporal does not know batch \"{id}\", but the ledger of the database has pages that it has applied, \

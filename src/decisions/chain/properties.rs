@@ -929,13 +929,12 @@ proptest! {
         });
     }
 
-    /// A batch that follows goes by this, so that it is right in both directions.
+    /// A batch that follows takes up every row outside of the open ranges. A row may be told as open after it is
+    /// finished, because its stride has not reported yet.
     #[test]
-    fn a_row_is_in_an_open_range_exactly_if_it_is_neither_finished_nor_failed(plan in plans(true)) {
+    fn a_row_outside_of_the_open_ranges_is_finished_or_failed(plan in plans(true)) {
         play(plan, |world| {
             let ranges = world.chain.open_ranges();
-            // Where coverage stops, the rest of the data is both open and listed as failed.
-            let whole = ranges.len() < open_ranges::MAX_OPEN_RANGES && world.chain.broken().is_none();
             for row in 0..world.plan.rows {
                 let holds = |range: &OpenRange| {
                     let start = position(range.start.as_ref());
@@ -945,7 +944,6 @@ proptest! {
                 let is_open = ranges.iter().any(holds);
                 let is_over = world.finished[row as usize] > 0 || world.is_failed(row);
                 assert!(is_open || is_over, "row {row} is not told as open");
-                assert!(!(is_open && is_over && whole), "row {row} is told as open");
             }
         });
     }

@@ -5,6 +5,7 @@
 //!   part-00000001.csv            in the order of the pages, from the moment when all of them are there
 //!   part-00000002.csv
 //!   manifest.json                last
+//!   so-far.csv                   the records that are there, while others of a finished batch are missing
 //!   .temporal-batch/             while the batch runs
 //!     owner.json                 which batch run this directory belongs to
 //!     00000001-5d0c….csv         a part: its stride, and what follows from its range
@@ -122,6 +123,11 @@ impl SinkDirectory {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
+    }
+
+    /// Returns the path of a part while the batch runs.
+    pub fn part(&self, name: &str) -> PathBuf {
+        self.working().join(name)
     }
 
     pub fn root(&self) -> &Path {

@@ -20,7 +20,7 @@ use crate::{
             concatenate::{Copied, copy_part, write_concatenation},
             directory::{Found, Owner, Plan, PlannedPart, SinkDirectory},
             error::SinkError,
-            part_chain::{Hole, chain},
+            part_chain::{Hole, Link, chain},
             part_format::PartFormat,
         },
     },
@@ -40,6 +40,9 @@ pub(crate) struct Finishing {
     /// The encodings of the columns, if they are those of a table.
     pub encodings: Vec<EncodedColumn>,
     pub owner: Owner,
+    /// Ranges whose records were given up. With them the other records are put into one file before the result can be
+    /// finished.
+    pub missing: Vec<Link>,
 }
 
 /// The reason why a result is not finished.
@@ -84,6 +87,7 @@ impl Finishing {
         if let Some(manifest) = directory.manifest()? {
             if manifest.batch_run == self.owner.batch_run {
                 before(Step::Clear)?;
+                self.clear_so_far()?;
                 directory.clear()?;
             }
             return self.verify(&manifest, stop);
@@ -149,6 +153,7 @@ impl Finishing {
         going_on(stop)?;
         directory.put_manifest(&manifest)?;
         before(Step::Clear)?;
+        self.clear_so_far()?;
         directory.clear()?;
         let mut check = Check::default();
         for part in &manifest.parts {
@@ -175,7 +180,13 @@ impl Finishing {
         let links: Vec<_> = found.iter().map(|found| found.link.clone()).collect();
         let chain = match chain(&links, self.start.as_ref()) {
             Ok(chain) => chain,
-            Err(holes) => return Ok(Err(self.missing(&holes, &found))),
+            Err(holes) => {
+                let mut check = self.holes(&holes, &found);
+                if !self.missing.is_empty() {
+                    check.notes.extend(self.write_so_far(&found)?);
+                }
+                return Ok(Err(check));
+            }
         };
         let late = chain.orphans.iter().map(|i| &found[*i]);
         let late: Vec<_> = late.filter(|f| f.link.alone && f.file.is_some()).collect();
@@ -224,7 +235,7 @@ impl Finishing {
         parts
     }
 
-    fn missing(&self, holes: &[Hole], found: &[Found]) -> Check {
+    fn holes(&self, holes: &[Hole], found: &[Found]) -> Check {
         let place = |token: &Option<PageToken>, none: &str| {
             token
                 .as_ref()

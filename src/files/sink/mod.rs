@@ -7,6 +7,7 @@
 //! | `directory.rs` | the directory of the parts |
 //! | `part_chain.rs` | the parts that make up the whole |
 //! | `finish.rs`, `concatenate.rs` | a finished result from parts, and one file from all parts |
+//! | `so_far.rs` | the records that are there while others are missing |
 //! | `whole_file.rs`, `writable.rs` | files that appear as a whole, and directories to write into |
 //! | `error.rs` | [`SinkError`] |
 
@@ -16,6 +17,7 @@ pub(crate) mod error;
 pub(crate) mod finish;
 pub(crate) mod part_chain;
 pub(crate) mod part_format;
+mod so_far;
 pub(crate) mod whole_file;
 pub(crate) mod writable;
 
@@ -36,14 +38,17 @@ use crate::{
     cell::{Cell, EncodedColumn},
     page::{Page, token::PageToken},
     processor::{
-        PageProcessor, check_context::CheckContext, context::PageContext,
-        store::dead_letter::stable_id,
+        PageProcessor,
+        check_context::CheckContext,
+        context::PageContext,
+        store::dead_letter::{DeadLetter, stable_id},
     },
     progress::check::Check,
 };
 use directory::{Owner, RangeNote, SinkDirectory};
 use error::SinkError;
 use finish::{Finishing, NotFinished, part_extension};
+use part_chain::Link;
 use part_format::PartFormat;
 
 /// Writes the results of a batch into a directory: one file, a part, for each page, and after the last page a
@@ -321,9 +326,27 @@ impl PartSink {
         &self,
         ctx: &CheckContext<P>,
     ) -> Result<Option<Check>, PageError> {
+        self.finish_without(ctx, &[]).await
+    }
+
+    /// Like [`finish`](Self::finish). While records of these dead letters are missing, all others are put into one file,
+    /// `so-far` with the extension of the parts, which is removed when the result is finished.
+    pub(crate) async fn finish_without<P: PageProcessor>(
+        &self,
+        ctx: &CheckContext<P>,
+        letters: &[DeadLetter],
+    ) -> Result<Option<Check>, PageError> {
         if ctx.covered_to().is_some() {
             return Ok(None);
         }
+        let missing = letters.iter().map(|letter| Link {
+            start: letter.start.clone(),
+            end: letter.end.clone(),
+            stride: letter.stride,
+            // A record that was redriven meanwhile comes before its letter.
+            written: 0,
+            alone: true,
+        });
         let finishing = Finishing {
             directory: self.directory.clone(),
             format: self.format.clone(),
@@ -335,6 +358,7 @@ impl PartSink {
                 batch_id: ctx.batch_id().to_owned(),
                 batch_run: ctx.batch_run().to_owned(),
             },
+            missing: missing.collect(),
         };
         let stop = StopWhenDropped(Arc::new(AtomicBool::new(false)));
         let told = Arc::clone(&stop.0);

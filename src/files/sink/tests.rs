@@ -508,6 +508,7 @@ proptest! {
             start: None,
             encodings: Vec::new(),
             owner: Owner { batch_id: "batch".to_owned(), batch_run: "run".to_owned() },
+            missing: Vec::new(),
         };
         let stop = AtomicBool::new(false);
         let mut crashes = crashes.into_iter();

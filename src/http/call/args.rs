@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::source::CallSource;
+use super::{plan::InvalidCall, source::CallSource};
 use crate::base::stored::is_default;
 
 /// The arguments of a batch of [`HttpCall`](super::processor::HttpCall): the records, the request for each of them, and
-/// the directory of the results. They are stored in histories, so they hold no secrets: a secret is written as `${NAME}`,
+/// the place of the answers. They are stored in histories, so they hold no secrets: a secret is written as `${NAME}`,
 /// and is read from the environment of the process that calls.
 ///
 /// | field | default |
@@ -21,6 +21,7 @@ use crate::base::stored::is_default;
 /// | `timeout_ms` | 30 s |
 /// | `attempts` | 5 |
 /// | `null` | an empty field of a CSV file is NULL |
+/// | `to` | the answers go into the rows of the table |
 /// | `concatenate` | parts only |
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +41,7 @@ pub struct CallArgs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
     /// The fields to add to the record, with their values: a path into the answer (`{body.region}`, `{status}`), or JSON.
+    /// Without `to`, they are columns of the table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<(String, String)>,
     /// The values of the same fields for a record whose call was given up.
@@ -57,15 +59,18 @@ pub struct CallArgs {
     /// The text for NULL in a CSV file.
     #[serde(default, skip_serializing_if = "is_default")]
     pub null: String,
-    /// The directory of the results.
-    pub to: PathBuf,
+    /// The directory of the results. Without one, the values of `set` are written into the rows of the table, which
+    /// needs a [`CallSource::Table`](super::source::CallSource) and the tables of the page ledger in its database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<PathBuf>,
     /// One file for all results, beside the parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concatenate: Option<PathBuf>,
     /// The directory of the answers of unfinished pages.
     pub journal: PathBuf,
-    /// The file of the dead letters.
-    pub letters: PathBuf,
+    /// The file of the dead letters. Without `to` they are in the page ledger, and there is no file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub letters: Option<PathBuf>,
 }
 
 fn get() -> String {
@@ -95,8 +100,28 @@ impl CallArgs {
     ) -> Self {
         let work = work.into();
         Self {
-            source: source.into(),
-            url: url.into(),
+            to: Some(to.into()),
+            letters: Some(work.join("failed.jsonl")),
+            ..Self::of(source.into(), url.into(), work.join("answers"))
+        }
+    }
+
+    /// Creates a `GET` for each row of a table, whose answers go into the row: complete it with
+    /// [`set`](Self::set). `work` is a directory for the answers of unfinished pages, which must be on the same machine
+    /// as the worker, or shared by all of them.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub fn into_table(
+        source: CallSource,
+        url: impl Into<String>,
+        work: impl Into<PathBuf>,
+    ) -> Self {
+        Self::of(source, url.into(), work.into().join("answers"))
+    }
+
+    fn of(source: CallSource, url: String, journal: PathBuf) -> Self {
+        Self {
+            source,
+            url,
             method: get(),
             headers: Vec::new(),
             body: None,
@@ -106,10 +131,21 @@ impl CallArgs {
             timeout_ms: timeout_ms(),
             attempts: attempts(),
             null: String::new(),
-            to: to.into(),
+            to: None,
             concatenate: None,
-            letters: work.join("failed.jsonl"),
-            journal: work.join("answers"),
+            journal,
+            letters: None,
+        }
+    }
+
+    /// Checks that the answers have a place: a directory, or the rows of a table.
+    pub(crate) fn check_place(&self, of_table: bool) -> Result<(), InvalidCall> {
+        match (&self.to, &self.concatenate) {
+            (Some(_), _) => Ok(()),
+            (None, Some(_)) => Err(InvalidCall::ConcatenateNothing),
+            (None, None) if self.set.is_empty() => Err(InvalidCall::NoPlace),
+            (None, None) if !of_table => Err(InvalidCall::SetInFile),
+            (None, None) => Ok(()),
         }
     }
 }

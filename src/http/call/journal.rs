@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
@@ -17,9 +17,9 @@ use crate::{
 
 /// The journal of one page: one line for each record that has its answer.
 pub(super) struct Journal {
-    path: PathBuf,
     file: Mutex<File>,
-    known: HashMap<String, Outcome>,
+    /// The outcomes by the key of their record, each with the hash of the record.
+    known: HashMap<String, (String, Outcome)>,
 }
 
 /// The outcome of a record.
@@ -35,6 +35,8 @@ pub(super) struct Outcome {
 #[derive(Serialize, Deserialize)]
 struct Entry {
     key: String,
+    /// The hash of the record that the call was for.
+    record: String,
     #[serde(flatten)]
     outcome: Outcome,
 }
@@ -44,8 +46,9 @@ impl Journal {
     /// cuts the page elsewhere finds it, too.
     pub fn of<P: PageProcessor>(folder: &Path, ctx: &PageContext<P>) -> Result<Self, PageError> {
         let start = ctx.page.as_ref().and_then(|page| page.start.clone());
-        let page = serde_json::json!([ctx.batch_run(), ctx.partition(), start]);
-        Self::open(folder, &stable_id(&page)).map_err(|error| {
+        let page = serde_json::json!([ctx.partition(), start]);
+        let own = folder.join(ctx.batch_run());
+        Self::open(&own, &stable_id(&page)).map_err(|error| {
             PageError::environment(format_args!(
                 "the answers of the page cannot be kept in {}: {error}",
                 folder.display()
@@ -68,37 +71,65 @@ impl Journal {
             .map_or(0, |end| end + 1);
         let entries = text[..whole].split(|b| *b == b'\n');
         let entries = entries.filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
-        let known = entries.map(|entry| (entry.key, entry.outcome)).collect();
+        let known = entries
+            .map(|entry| (entry.key, (entry.record, entry.outcome)))
+            .collect();
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         // A process that was killed may have left half of a line.
         file.set_len(whole as u64)?;
         Ok(Self {
-            path,
             file: Mutex::new(file),
             known,
         })
     }
 
-    /// Returns the outcome of a record in an earlier attempt.
-    pub fn known(&self, key: &str) -> Option<&Outcome> {
-        self.known.get(key)
+    /// Returns the outcome of a record in an earlier attempt. A record that was changed since has none.
+    pub fn known(&self, key: &str, record: &str) -> Option<&Outcome> {
+        let (of, outcome) = self.known.get(key)?;
+        (of == record).then_some(outcome)
     }
 
     /// Adds the outcome of a record.
-    pub fn add(&self, key: &str, outcome: &Outcome) -> io::Result<()> {
-        let entry = Entry {
+    pub fn add(&self, key: &str, record: &str, outcome: &Outcome) -> io::Result<()> {
+        self.append(Entry {
             key: key.to_owned(),
+            record: record.to_owned(),
             outcome: outcome.clone(),
-        };
+        })
+    }
+
+    /// Forgets the outcome of a record, so that the next attempt calls again.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub fn drop_answer(&self, key: &str) -> io::Result<()> {
+        // No record has this hash.
+        self.append(Entry {
+            key: key.to_owned(),
+            record: String::new(),
+            outcome: Outcome {
+                line: String::new(),
+                instead: None,
+            },
+        })
+    }
+
+    fn append(&self, entry: Entry) -> io::Result<()> {
         let mut line = serde_json::to_vec(&entry)?;
         line.push(b'\n');
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.write_all(&line)
     }
 
-    /// Removes the journal of a page that is finished. One that stays does no harm.
-    pub fn remove(self) {
-        let _ = std::fs::remove_file(&self.path);
+    /// Removes the journals of a batch run. They are kept until its end: a page that was finished runs again if the
+    /// worker is lost before the page is in a heartbeat or in a commit, and must find its answers then.
+    pub fn forget(folder: &Path, batch_run: &str) -> io::Result<()> {
+        match std::fs::remove_dir_all(folder.join(batch_run)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => {
+                // Other batch runs may have theirs in the folder.
+                let _ = std::fs::remove_dir(folder);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -117,19 +148,23 @@ mod tests {
     fn answers_are_found_again_and_half_a_line_is_not_one() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path(), "page").unwrap();
-        journal.add("a", &outcome("1")).unwrap();
-        journal.add("b", &outcome("2")).unwrap();
+        journal.add("a", "r", &outcome("1")).unwrap();
+        journal.add("b", "r", &outcome("2")).unwrap();
         let path = folder.path().join("page.jsonl");
         let mut half = OpenOptions::new().append(true).open(&path).unwrap();
         half.write_all(b"{\"key\":\"c\",\"line\":\"").unwrap();
         let again = Journal::open(folder.path(), "page").unwrap();
-        assert_eq!(again.known("b"), Some(&outcome("2")));
-        assert_eq!(again.known("c"), None);
-        again.add("d", &outcome("4")).unwrap();
+        assert_eq!(again.known("b", "r"), Some(&outcome("2")));
+        assert_eq!(again.known("b", "changed"), None);
+        assert_eq!(again.known("c", "r"), None);
+        again.add("d", "r", &outcome("4")).unwrap();
+        again.drop_answer("b").unwrap();
         let third = Journal::open(folder.path(), "page").unwrap();
-        assert_eq!(third.known("a"), Some(&outcome("1")));
-        assert_eq!(third.known("d"), Some(&outcome("4")));
-        third.remove();
-        assert!(!path.exists());
+        assert_eq!(third.known("a", "r"), Some(&outcome("1")));
+        assert_eq!(third.known("b", "r"), None);
+        assert_eq!(third.known("d", "r"), Some(&outcome("4")));
+        drop(third);
+        Journal::forget(folder.path(), "other run").unwrap();
+        assert!(path.exists());
     }
 }

@@ -8,10 +8,15 @@
 //! | `source.rs` | the records: of a file, or of a table |
 //! | `journal.rs` | the answers of a page that is not finished |
 //! | `records.rs` | reading the records |
+//! | `into_table.rs` | answers that go back into the rows of their table |
+//! | `calling.rs` | the calls of a page |
 //! | `outcome.rs` | the outcomes of a page, and their way into files |
 //! | `processor.rs` | [`HttpCall`] |
 
 pub(crate) mod args;
+mod calling;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod into_table;
 mod journal;
 mod outcome;
 pub(crate) mod output;

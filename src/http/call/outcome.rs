@@ -2,12 +2,19 @@
 
 use serde_json::value::RawValue;
 
-use super::{journal::Outcome, plan::object, processor::HttpCall, source::CallCursor};
+use super::{
+    args::CallArgs, journal::Outcome, plan::object, processor::HttpCall, source::CallCursor,
+};
 use crate::{
     base::error::{PageError, truncate},
+    batch::letter_filter::LetterFilter,
+    files::{PartFormat, PartSink},
     http::{ApiAnswer, ApiFailure, template::Fields},
     page::token::PageToken,
-    processor::context::PageContext,
+    processor::{
+        PageProcessor as _, check_context::CheckContext, context::PageContext, report::PageReport,
+        store::dead_letter::DeadLetter,
+    },
 };
 
 /// The result for one record.
@@ -21,6 +28,47 @@ pub(super) struct GivenUp {
     pub error_type: String,
     pub message: String,
     pub record: String,
+}
+
+impl GivenUp {
+    pub fn into_report(self, position: usize, report: &mut PageReport) {
+        report.fail_with_record(position, self.error_type, self.message, self.record);
+    }
+}
+
+impl HttpCall {
+    /// Returns the files of the answers; `None` if the answers go into the table.
+    pub(super) fn sink(args: &CallArgs) -> Option<PartSink> {
+        let sink = PartSink::new(args.to.as_ref()?, PartFormat::json_lines());
+        Some(match &args.concatenate {
+            Some(file) => sink.concatenate(file),
+            None => sink,
+        })
+    }
+
+    /// Returns the dead letters of the batch run.
+    pub(super) async fn letters(
+        &self,
+        ctx: &CheckContext<Self>,
+    ) -> Result<Vec<DeadLetter>, PageError> {
+        const AT_ONCE: usize = 1_000;
+        let Some(store) = self.dead_letters(ctx.args()) else {
+            return Ok(Vec::new());
+        };
+        let filter = LetterFilter::of(ctx.batch_id());
+        let mut all: Vec<DeadLetter> = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let found = store.list(&filter, after.as_deref(), AT_ONCE).await?;
+            let is_last = found.len() < AT_ONCE;
+            after = found.last().map(|letter| letter.id.clone());
+            let of_run = |letter: &DeadLetter| letter.batch_run == ctx.batch_run();
+            all.extend(found.into_iter().filter(of_run));
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
 }
 
 pub(super) fn shown(answer: &ApiAnswer) -> String {
@@ -59,7 +107,9 @@ pub(super) async fn write(
     let Some(page) = &ctx.page else {
         return Ok(());
     };
-    let sink = HttpCall::sink(ctx.args());
+    let Some(sink) = HttpCall::sink(ctx.args()) else {
+        return Ok(());
+    };
     let mut start = page.start.clone();
     let mut lines: Vec<Box<RawValue>> = Vec::new();
     for (at, (cursor, done_item)) in done.iter().enumerate() {

@@ -87,7 +87,17 @@ impl Output {
             ));
         }
         let mut all = fields.clone();
-        for (name, source) in &self.set {
+        for (name, datum) in self.values(status, body)? {
+            set(&mut all, &name, datum);
+        }
+        Ok(object(&all))
+    }
+
+    /// Returns the fields of `--set` for an answer, in their order.
+    pub fn values(&self, status: u16, body: &[u8]) -> Result<Fields, AnswerLacks> {
+        let json = std::str::from_utf8(body).ok().map(str::trim_ascii);
+        let json = json.filter(|text| serde_json::from_str::<&RawValue>(text).is_ok());
+        let value = |(name, source): &(String, Source)| {
             let datum = match source {
                 Source::Status => Datum::Json(status.to_string()),
                 Source::Fixed(datum) => datum.clone(),
@@ -98,21 +108,41 @@ impl Output {
                     Datum::Json(one_line(found))
                 }
             };
-            set(&mut all, name, datum);
-        }
-        Ok(object(&all))
+            Ok::<_, AnswerLacks>((name.clone(), datum))
+        };
+        self.set.iter().map(value).collect()
     }
 
     /// Returns the line for a record whose call was given up; `None` without fallback values.
     pub fn fallback(&self, fields: &Fields) -> Option<String> {
-        if self.fallback.is_empty() {
-            return None;
-        }
+        let values = self.fallback_values()?;
         let mut all = fields.clone();
-        for (name, datum) in &self.fallback {
-            set(&mut all, name, datum.clone());
+        for (name, datum) in values {
+            set(&mut all, &name, datum);
         }
         Some(object(&all))
+    }
+
+    /// Returns the fields of `--set` for a record whose call was given up, in their order; `None` without fallback
+    /// values.
+    pub fn fallback_values(&self) -> Option<Fields> {
+        let value = |(name, _): &(String, Source)| {
+            let found = self.fallback.iter().find(|(known, _)| known == name)?;
+            Some(found.clone())
+        };
+        match self.fallback.is_empty() {
+            true => None,
+            false => self.set.iter().map(value).collect(),
+        }
+    }
+
+    /// Returns the values of `--set` that are the same for every answer, with their positions.
+    pub fn fixed(&self) -> impl Iterator<Item = (usize, &Datum)> {
+        let each = self.set.iter().enumerate();
+        each.filter_map(|(at, (_, source))| match source {
+            Source::Fixed(datum) => Some((at, datum)),
+            Source::Status | Source::Body(_) => None,
+        })
     }
 }
 

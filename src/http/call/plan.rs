@@ -58,6 +58,17 @@ pub(crate) enum InvalidCall {
     NoVariable(String),
     #[error("--concurrency is {0}; allowed is 1 to 1000")]
     Concurrency(u32),
+    #[error(
+        "the answers have no place: give --out DIR for files, or with --table and without --out, --set \"COLUMN = \
+         {{body.NAME}}\" for the rows of the table"
+    )]
+    NoPlace,
+    #[error(
+        "--set without --out writes into the rows of a --table, and the records of --from are in a file: give --out DIR"
+    )]
+    SetInFile,
+    #[error("--concatenate puts the files of --out together, so it needs --out DIR")]
+    ConcatenateNothing,
 }
 
 /// Parts of the names of headers whose values are secrets.
@@ -121,12 +132,25 @@ impl Plan {
         of_url.chain(of_headers)
     }
 
+    /// Returns the fields of a record that its request depends on.
+    pub fn used(&self, fields: &Fields) -> Fields {
+        let used: BTreeSet<_> = self.names().collect();
+        let of_request = fields
+            .iter()
+            .filter(|(name, _)| used.contains(name.as_str()));
+        of_request.cloned().collect()
+    }
+
+    /// Returns the names of the fields in placeholders.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let of_body = self.body.iter().flat_map(BodyTemplate::fields);
+        self.all_parts().flat_map(fields_of).chain(of_body)
+    }
+
     /// Checks that the records have the fields of all placeholders.
     pub fn check_fields(&self, known: &[String]) -> Result<(), InvalidCall> {
-        let of_parts = self.all_parts().flat_map(fields_of);
-        let of_body = self.body.iter().flat_map(BodyTemplate::fields);
-        let unknown: BTreeSet<_> = of_parts
-            .chain(of_body)
+        let unknown: BTreeSet<_> = self
+            .names()
             .filter(|name| !known.iter().any(|field| field == name))
             .map(|name| format!("{name:?}"))
             .collect();

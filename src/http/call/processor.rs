@@ -9,21 +9,21 @@ use std::{
 
 use async_trait::async_trait;
 
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-use super::records::key;
 use super::{
     args::CallArgs,
+    calling::{Calling, Shape},
     journal::{Journal, Outcome},
-    outcome::{Done, GivenUp, given_up, letter, shown, write},
+    outcome::{Done, write},
     plan::{KEY_HEADER, Plan},
     source::{CallCursor, CallItem, CallSource},
 };
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-use crate::sql::{Connections, HighWaterMark, Table};
+use super::{into_table, records::key};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+use crate::sql::{Connections, HighWaterMark, LateLedger, RowUpdate, Table, backfill_coverage};
 use crate::{
     base::error::PageError,
     batch::retry::{RetryMode, RetryPolicy},
-    files::{PartFormat, PartSink},
     http::{ApiClient, ApiOptions, ApiThrottle, InvalidApi, at_once},
     jsonl_store::JsonlDeadLetters,
     page::{Page, size::Size},
@@ -34,7 +34,7 @@ use crate::{
         item::{ItemRetry, Permits},
         report::PageReport,
         settings::ProcessorSettings,
-        store::dead_letter::DeadLetters,
+        store::{dead_letter::DeadLetters, page_ledger::PageLedger},
     },
     progress::check::Check,
 };
@@ -42,8 +42,8 @@ use crate::{
 /// The name of the API in messages, and of the throttle.
 const API: &str = "called-api";
 
-/// Calls an API for each record of a file or a table, and writes the answers into files. This is the processor of
-/// `temporal-batch call`, for your own workers.
+/// Calls an API for each record of a file or a table, and writes the answers into files, or back into the rows of the
+/// table. This is the processor of `temporal-batch call`, for your own workers.
 ///
 /// Its secrets are variables of the environment that a batch names. A batch can therefore send them
 /// anywhere, so give a worker only those that all its batches may use: [`with_secrets`](Self::with_secrets).
@@ -64,6 +64,9 @@ const API: &str = "called-api";
 ///
 /// - Every record has one line in the files, or a dead letter with the status and the beginning of the answer. A
 ///   redriven record gets its line in its place.
+/// - Without files, the [columns](CallArgs::set) of a row are written in the transaction in which the page ledger records
+///   the page, which begins after the calls. A value that its column would change (round, cut, read as something else)
+///   fails its record. A row whose fields in the request were changed meanwhile is not written.
 /// - The idempotency key of a record is the same in all attempts of a batch run, and in its redrives.
 /// - The answers of a page that is not finished are kept in [`CallArgs::journal`]. After a lost worker the page repeats
 ///   only the calls that were in flight, if the next worker finds that directory.
@@ -76,6 +79,8 @@ pub struct HttpCall {
     pub(super) connections: Connections,
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(super) tables: Mutex<HashMap<String, Table>>,
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(super) updates: Mutex<HashMap<String, Arc<RowUpdate>>>,
 }
 
 /// The variables that a batch may use.
@@ -100,6 +105,8 @@ impl HttpCall {
             connections: Connections::new(),
             #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
             tables: Mutex::default(),
+            #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+            updates: Mutex::default(),
         })
     }
 
@@ -122,7 +129,7 @@ impl HttpCall {
         self
     }
 
-    /// Sets the databases whose tables batches may read.
+    /// Sets the databases whose tables batches may read, and whose rows they may set.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     #[must_use]
     pub fn connections(mut self, connections: Connections) -> Self {
@@ -169,79 +176,24 @@ impl HttpCall {
             .map_err(|e| invalid(&e))?;
         let secret = |name: &str| self.secret(name);
         plan.check_secrets(&secret).map_err(|e| invalid(&e))?;
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        let of_table = matches!(args.source, CallSource::Table { .. });
+        #[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+        let of_table = false;
+        args.check_place(of_table).map_err(|e| invalid(&e))?;
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        if let Some(update) = self.update(args).await? {
+            let fixed = plan.output.fixed();
+            let fixed = fixed.map(|(at, datum)| ("--set", at, datum.json()));
+            let fallback = plan.output.fallback_values().unwrap_or_default();
+            let fallback = fallback.iter().enumerate();
+            let fallback = fallback.map(|(at, (_, datum))| ("--fallback", at, datum.json()));
+            for (flag, at, json) in fixed.chain(fallback) {
+                let fits = update.fitting(at, &json);
+                fits.map_err(|why| invalid(&format_args!("{flag}: {why}")))?;
+            }
+        }
         Ok(plan)
-    }
-
-    pub(super) fn sink(args: &CallArgs) -> PartSink {
-        let sink = PartSink::new(&args.to, PartFormat::json_lines());
-        match &args.concatenate {
-            Some(file) => sink.concatenate(file),
-            None => sink,
-        }
-    }
-
-    /// Returns the outcome of a record: from the journal, or by a call.
-    async fn outcome(
-        &self,
-        ctx: &PageContext<Self>,
-        (plan, client, journal): (&Plan, &ApiClient, &Journal),
-        item: CallItem,
-    ) -> Result<Done, PageError> {
-        let CallItem { cursor, content } = item;
-        let fields = match content {
-            Ok(fields) => fields,
-            Err(bad) => {
-                return Ok(Done::Failed(GivenUp {
-                    error_type: bad.error_type,
-                    message: bad.message,
-                    record: bad.kept,
-                }));
-            }
-        };
-        let item_key = ctx.item_key(&cursor);
-        if let Some(known) = journal.known(&item_key) {
-            return Ok(Done::Written(known.clone()));
-        }
-        let secret = |name: &str| self.secret(name);
-        let request = match plan.request(&fields, &secret) {
-            Ok(request) => request.key(&item_key),
-            Err(error) => {
-                return Ok(Done::Failed(GivenUp {
-                    error_type: "NotSendable".to_owned(),
-                    message: error.to_string(),
-                    record: letter(&fields, None),
-                }));
-            }
-        };
-        let answer = client.call(ctx, &request).await?;
-        let outcome = match answer {
-            Ok(answer) => match plan.output.line(&fields, answer.status(), answer.body()) {
-                Ok(line) => Outcome {
-                    line,
-                    instead: None,
-                },
-                Err(lacks) => {
-                    return Ok(Done::Failed(GivenUp {
-                        error_type: "AnswerNotReadable".to_owned(),
-                        message: lacks.to_string(),
-                        record: letter(&fields, Some((answer.status(), &shown(&answer)))),
-                    }));
-                }
-            },
-            Err(failure) if failure.is_outage() => {
-                let error = failure.error();
-                return Err(PageError::environment(error.message()).with_type(error.error_type()));
-            }
-            Err(failure) => match plan.output.fallback(&fields) {
-                Some(line) => Outcome {
-                    line,
-                    instead: Some(failure.error().error_type().to_owned()),
-                },
-                None => return Ok(Done::Failed(given_up(&fields, &failure))),
-            },
-        };
-        journal.add(&item_key, &outcome)?;
-        Ok(Done::Written(outcome))
     }
 }
 
@@ -259,6 +211,10 @@ impl PageProcessor for HttpCall {
     async fn prepare(&self, mut args: CallArgs) -> Result<CallArgs, PageError> {
         args.source = args.source.prepare_file().await?;
         self.check_args(&args).await?;
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        if let Some(update) = self.update(&args).await? {
+            update.check_ledger().await?;
+        }
         #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
         if let CallSource::Table {
             connection,
@@ -278,7 +234,9 @@ impl PageProcessor for HttpCall {
         ctx: &PageContext<Self>,
     ) -> Result<Page<CallCursor, CallItem>, PageError> {
         let page = self.page(ctx.args(), ctx.range(), ctx.page_size()).await?;
-        Self::sink(ctx.args()).fetched(ctx, &page).await?;
+        if let Some(sink) = Self::sink(ctx.args()) {
+            sink.fetched(ctx, &page).await?;
+        }
         Ok(page)
     }
 
@@ -292,12 +250,33 @@ impl PageProcessor for HttpCall {
         let client = self.client(args)?;
         let journal = Journal::of(&args.journal, ctx)?;
         let cursors: Vec<_> = items.iter().map(|item| item.cursor.clone()).collect();
-        let work = (&plan, &client, &journal);
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        let update = self.update(args).await?;
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        let fields = update.as_ref().map(|_| {
+            let fields = items.iter().map(|item| item.content.as_ref().cloned());
+            fields.map(Result::unwrap_or_default).collect::<Vec<_>>()
+        });
+        let calling = Calling {
+            client: &client,
+            journal: &journal,
+            shape: Shape {
+                plan: &plan,
+                #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+                update: update.as_deref(),
+            },
+        };
         let most = args.concurrency as usize;
-        let done = at_once(most, items, |_, item| self.outcome(ctx, work, item)).await?;
+        let done = at_once(most, items, |_, item| self.outcome(ctx, &calling, item)).await?;
         let done: Vec<_> = cursors.into_iter().zip(done).collect();
-        write(ctx, &done).await?;
         let mut report = PageReport::all_processed();
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        if let Some((update, fields)) = update.as_deref().zip(fields) {
+            let work = (update, &plan, &journal);
+            let changed = into_table::write(ctx, work, fields, done, &mut report).await?;
+            return Ok(report.changed(changed));
+        }
+        write(ctx, &done).await?;
         let mut answered = 0;
         for (position, (_, done)) in done.into_iter().enumerate() {
             match done {
@@ -308,15 +287,9 @@ impl PageProcessor for HttpCall {
                 }) => {
                     report.skip(format_args!("fallback after {error}"));
                 }
-                Done::Failed(failed) => report.fail_with_record(
-                    position,
-                    failed.error_type,
-                    failed.message,
-                    failed.record,
-                ),
+                Done::Failed(failed) => failed.into_report(position, &mut report),
             }
         }
-        journal.remove();
         Ok(report.changed(answered))
     }
 
@@ -361,11 +334,54 @@ impl PageProcessor for HttpCall {
     }
 
     async fn check(&self, ctx: &CheckContext<Self>) -> Result<Option<Check>, PageError> {
-        Self::sink(ctx.args()).finish(ctx).await
+        let args = ctx.args();
+        if ctx.covered_to().is_none() {
+            let forgotten = Journal::forget(&args.journal, ctx.batch_run());
+            if let Err(error) = forgotten {
+                tracing::warn!(
+                    folder = %args.journal.display(),
+                    %error,
+                    "the answers of finished pages cannot be removed; they are not needed any more"
+                );
+            }
+        }
+        if let Some(sink) = Self::sink(args) {
+            return sink.finish_without(ctx, &self.letters(ctx).await?).await;
+        }
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        if let CallSource::Table {
+            connection,
+            table,
+            high_water_mark,
+        } = &args.source
+        {
+            let table = self.table(connection, table).await?;
+            let range = (key(ctx.covered_from())?, key(ctx.covered_to())?);
+            let run = (ctx.batch_id(), ctx.batch_run());
+            let checking = backfill_coverage(&table, high_water_mark, run, range);
+            return tokio::select! {
+                check = checking => check,
+                () = ctx.cancelled() => {
+                    Err(PageError::retryable("the check was cancelled").with_type("Cancelled"))
+                }
+            };
+        }
+        Ok(None)
+    }
+
+    /// Returns a ledger whose transactions begin after the calls, for answers that go into a table.
+    fn ledger(&self, args: &CallArgs) -> Option<Arc<dyn PageLedger>> {
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        if let (None, CallSource::Table { connection, .. }) = (&args.to, &args.source) {
+            return Some(Arc::new(LateLedger::of(&self.connections, connection)));
+        }
+        let _ = args;
+        None
     }
 
     fn dead_letters(&self, args: &CallArgs) -> Option<Arc<dyn DeadLetters>> {
-        Some(Arc::new(JsonlDeadLetters::new(&args.letters)))
+        let file = args.letters.as_ref()?;
+        Some(Arc::new(JsonlDeadLetters::new(file)))
     }
 
     fn settings(&self) -> ProcessorSettings {

@@ -1,7 +1,7 @@
 //! Reading the records of a call.
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use super::source::{Unreadable, of_object};
@@ -11,7 +11,7 @@ use super::{
     source::{CallCursor, CallItem, CallSource},
 };
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-use crate::sql::{HighWaterMark, Table, TableError};
+use crate::sql::{HighWaterMark, RowUpdate, Table, TableError};
 use crate::{
     base::error::PageError,
     page::{Page, range::PageRange},
@@ -78,6 +78,34 @@ impl HttpCall {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         tables.insert(name, table.clone());
         Ok(table)
+    }
+
+    /// Returns the columns that the answers are written into; `None` if they go into files.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) async fn update(
+        &self,
+        args: &CallArgs,
+    ) -> Result<Option<Arc<RowUpdate>>, PageError> {
+        let (
+            None,
+            CallSource::Table {
+                connection, table, ..
+            },
+        ) = (&args.to, &args.source)
+        else {
+            return Ok(None);
+        };
+        let names: Vec<_> = args.set.iter().map(|(name, _)| name.clone()).collect();
+        let name = serde_json::to_string(&(connection, table, &names))?;
+        let updates = || self.updates.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = updates().get(&name).cloned();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let table = self.table(connection, table).await?;
+        let update = Arc::new(RowUpdate::new(&table, &names).await?);
+        updates().insert(name, Arc::clone(&update));
+        Ok(Some(update))
     }
 
     /// Reads at most `limit` records.

@@ -34,6 +34,14 @@ use crate::{
 /// The error type of an attempt at a stride after a later attempt has begun.
 pub(crate) const FENCED_OFF: &str = "FencedOff";
 
+/// Returns the error of an attempt whose page was not claimed.
+pub(crate) fn not_claimed() -> PageError {
+    PageError::environment(
+        "another attempt at the stride has begun since; this one may not write any more",
+    )
+    .with_type(FENCED_OFF)
+}
+
 /// The identity of a stride.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StrideId {
@@ -174,6 +182,15 @@ fn output_not_kept() -> PageError {
 /// The transaction of one page. Dropping it rolls it back.
 #[async_trait]
 pub trait PageTransaction: Send {
+    /// Begins the transaction, if it has not begun yet. It is called before [`connection`](Self::connection). The
+    /// default does nothing, for a ledger whose [`begin`](PageLedger::begin) has begun it.
+    ///
+    /// # Errors
+    /// The claim of the page failed, as in [`PageLedger::begin`].
+    async fn open(&mut self) -> Result<(), PageError> {
+        Ok(())
+    }
+
     /// Returns the connection of the transaction: a `sqlx` connection, as [`Any`]. `None` if there is no
     /// database.
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)>;

@@ -139,6 +139,9 @@ pub(crate) trait Dialect: SqlxDatabase<Connection: 'static> {
     /// Checks the constraints that the database would otherwise check in the commit.
     const CHECK_DEFERRED: Option<&'static str> = None;
 
+    /// Fixes the form in which values are read as texts, until the transaction ends.
+    const TEXT_FORMS: Option<&'static str> = None;
+
     /// Limits the wait of the statement that begins the transaction, where that statement takes the lock. The
     /// connection keeps the limit; the pool of [`Database::connect`] undoes it when the connection is taken again.
     fn limit_beginning(_timeouts: Timeouts) -> Option<String> {

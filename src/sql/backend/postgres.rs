@@ -27,6 +27,7 @@ impl Dialect for sqlx::Postgres {
     const EXPLAIN: &'static str = "EXPLAIN (COSTS OFF)";
     const LIMIT_AT_BEGIN: bool = true;
     const CHECK_DEFERRED: Option<&'static str> = Some("SET CONSTRAINTS ALL IMMEDIATE");
+    const TEXT_FORMS: Option<&'static str> = Some(TEXT_FORMS);
     // The ids of subtransactions come after that of their transaction, so a row that either wrote is not older.
     const UNTOUCHED: Option<&'static str> =
         Some("age(xmin) > age((txid_current() % 4294967296)::text::xid)");

@@ -171,7 +171,7 @@ pub enum InvalidBackfill {
 
 impl InvalidBackfill {
     /// Returns the error that refuses a batch.
-    pub(super) fn into_page_error(self) -> PageError {
+    pub(in crate::sql) fn into_page_error(self) -> PageError {
         let error_type = match self {
             Self::LedgerTablesMissing => LEDGER_TABLES_MISSING,
             _ => "InvalidBackfill",

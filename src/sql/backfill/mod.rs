@@ -23,3 +23,9 @@ pub use processor::SqlBackfill;
 pub(crate) use work::{Rows, Work};
 #[cfg(feature = "cli")]
 pub(crate) use {assignment::parse as parse_assignments, statement::split as split_statements};
+#[cfg(all(feature = "files", feature = "http"))]
+pub(in crate::sql) use {
+    set_columns::{TypedColumn, update},
+    statement::Statement,
+    work::column_types,
+};

@@ -99,7 +99,7 @@ impl Work {
         let set = resolve(&args.set, &table, syntax).map_err(InvalidBackfill::into_page_error)?;
         let types = match args.rewrite_unchanged {
             true => None,
-            false => Some(types(&table).await?),
+            false => Some(column_types(&table).await?),
         };
         let name = table.quoted_name();
         let quote = |name: &str| table.quote(name);
@@ -177,7 +177,9 @@ fn generated_key(table: &Table) -> Option<String> {
 }
 
 /// Returns the types of the columns, by their names.
-async fn types(table: &Table) -> Result<HashMap<String, TypedColumn>, PageError> {
+pub(in crate::sql) async fn column_types(
+    table: &Table,
+) -> Result<HashMap<String, TypedColumn>, PageError> {
     #[cfg(feature = "postgres")]
     #[allow(
         irrefutable_let_patterns,

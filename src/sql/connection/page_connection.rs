@@ -76,12 +76,15 @@ impl<P: PageProcessor> PageContext<P> {
             ))
             .with_type("NoLedger"));
         };
-        let guard = shared.lock().await;
-        if guard.is_none() {
-            return Err(PageError::environment(
-                "a page has its transaction only while `process` runs",
-            )
-            .with_type("NoTransaction"));
+        let mut guard = shared.lock().await;
+        match guard.as_mut() {
+            Some(transaction) => transaction.open().await?,
+            None => {
+                return Err(PageError::environment(
+                    "a page has its transaction only while `process` runs",
+                )
+                .with_type("NoTransaction"));
+            }
         }
         let connection = MutexGuard::try_map(guard, |transaction| {
             transaction.as_mut()?.connection()?.downcast_mut()

@@ -138,7 +138,7 @@ pub enum InvalidImport {
 
 impl InvalidImport {
     /// Returns the error that refuses a batch.
-    pub(super) fn into_page_error(self) -> PageError {
+    pub(in crate::sql) fn into_page_error(self) -> PageError {
         let error_type = match self {
             Self::LedgerTablesMissing => LEDGER_TABLES_MISSING,
             _ => "InvalidImport",

@@ -10,7 +10,7 @@ use crate::files::EncodedColumn;
 
 /// A column of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Column {
+pub(in crate::sql) struct Column {
     pub name: String,
     pub type_name: String,
     pub generated: bool,

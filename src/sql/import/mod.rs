@@ -25,3 +25,5 @@ mod write;
 pub use args::{BytesForm, ImportArgs, ImportFile, ManifestChoice, OnConflict};
 pub use error::InvalidImport;
 pub use processor::SqlImport;
+#[cfg(feature = "http")]
+pub(in crate::sql) use {args::ColumnKind, target::Target};

@@ -22,7 +22,7 @@ fn holds_bytes(type_name: &str) -> bool {
 }
 
 /// The name of a table, as it was given.
-pub(super) struct Target {
+pub(in crate::sql) struct Target {
     schema: Option<String>,
     table: String,
     mark: char,

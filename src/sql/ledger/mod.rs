@@ -8,9 +8,12 @@
 //! | `coverage.rs` | holes in the chain of applied strides |
 //! | `same_work.rs` | the batches of a ledger, for commands that would do the same work again |
 //! | `schema.rs` | the tables for the command line |
+//! | `late.rs` | a ledger whose transactions begin when a page is ready to write |
 //! | `no_ledger.rs` | the ledger of a connection that the worker does not have |
 
 pub(crate) mod coverage;
+#[cfg(all(feature = "files", feature = "http"))]
+pub(crate) mod late;
 pub(crate) mod letter_table;
 pub(crate) mod no_ledger;
 pub(crate) mod outputs;

@@ -1,5 +1,13 @@
 //! Rows that stay unchanged while several statements work on them.
 
+#[cfg(all(feature = "files", feature = "http"))]
+use std::collections::HashMap;
+
+#[cfg(all(feature = "files", feature = "http"))]
+use serde_json::value::RawValue;
+
+#[cfg(all(feature = "files", feature = "http"))]
+use super::walk::record_of;
 use super::{
     Table,
     key::{Key, KeyPart},
@@ -11,6 +19,10 @@ use crate::{
         syntax::Syntax,
     },
 };
+
+/// The number of rows that one statement locks by their keys. MySQL takes at most 65,535 key values in a statement.
+#[cfg(all(feature = "files", feature = "http"))]
+const KEYS_AT_ONCE: usize = 1_000;
 
 /// # Lock rows
 impl Table {
@@ -29,6 +41,36 @@ impl Table {
         rows.iter()
             .map(|row| DB::key(row, 0, &statements.key))
             .collect()
+    }
+
+    /// Locks the rows with these keys that match the filter until the transaction of the connection ends, and returns
+    /// each row with some of its columns, as [`records`](Self::records) shows them.
+    #[cfg(all(feature = "files", feature = "http"))]
+    pub(crate) async fn lock_records<DB: Dialect>(
+        &self,
+        connection: &mut DB::Connection,
+        columns: &[String],
+        keys: &[Key],
+    ) -> Result<HashMap<Key, Box<RawValue>>, PageError> {
+        let statements = &self.inner.statements;
+        let columns = self.selected(Some(columns))?;
+        if let Some(forms) = DB::TEXT_FORMS {
+            DB::script(connection, forms.to_owned()).await?;
+        }
+        let mut records = HashMap::new();
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            let selected = columns.iter().map(|column| column.read.clone()).collect();
+            let (among, values) = self.condition_among(keys, 1);
+            let locked = statements.locked_rows(selected, &among);
+            for row in DB::rows(connection, locked, values).await? {
+                let cells = columns.iter().enumerate();
+                let cells = cells.map(|(at, column)| DB::cell(&row, at, column.encoding));
+                let cells: Vec<_> = cells.collect::<Result<_, _>>()?;
+                let key = DB::key(&row, columns.len(), &statements.key)?;
+                records.insert(key, record_of(&columns, &cells));
+            }
+        }
+        Ok(records)
     }
 
     /// Returns the rows with these keys, whether they match the filter or not, as a condition for `WHERE`. See

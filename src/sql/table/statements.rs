@@ -281,6 +281,28 @@ impl Statements {
         )
     }
 
+    /// Returns `columns` (expressions) and the key of the rows that match a condition and the filter, locked until the
+    /// transaction ends.
+    #[cfg(all(feature = "files", feature = "http"))]
+    pub fn locked_rows(&self, columns: Vec<String>, condition: &str) -> String {
+        let lock = match self.syntax {
+            Syntax::Postgres | Syntax::MySql => " FOR UPDATE",
+            // A writing transaction is alone.
+            Syntax::Sqlite => "",
+        };
+        let mut selected = columns;
+        selected.extend(self.reads());
+        let mut filter = self.begin(1);
+        filter.filter();
+        format!(
+            "SELECT {} FROM {} WHERE ({condition}) AND {} ORDER BY {}{lock}",
+            selected.join(", "),
+            self.table,
+            filter.finish().sql,
+            self.order("")
+        )
+    }
+
     /// Returns the highest key of the whole table. A filter could make the database read the table to its beginning.
     pub fn highest(&self) -> Bound {
         let sql = format!(

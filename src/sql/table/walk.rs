@@ -15,6 +15,16 @@ use crate::{
     },
 };
 
+/// Returns a row as a JSON object.
+pub(super) fn record_of(columns: &[&Column], cells: &[Cell]) -> Box<RawValue> {
+    let mut json = Vec::new();
+    let fields = columns.iter().zip(cells);
+    let fields = fields.map(|(column, cell)| (column.name.as_str(), cell, column.encoding));
+    write_object(fields, &mut json);
+    let json = String::from_utf8(json).expect("JSON is UTF-8");
+    RawValue::from_string(json).expect("an object")
+}
+
 /// # Find keys
 impl Table {
     /// Returns the keys of the rows in `(start, end]` that match the filter, in order, at most `limit`. The query reads
@@ -263,14 +273,7 @@ impl Table {
     ) -> Result<Vec<(Key, Box<RawValue>)>, PageError> {
         let columns = self.selected(columns)?;
         let rows = self.cells(&columns, start, end, limit).await?;
-        let record = |(key, cells): (Key, Vec<Cell>)| {
-            let mut json = Vec::new();
-            let fields = columns.iter().zip(&cells);
-            let fields = fields.map(|(column, cell)| (column.name.as_str(), cell, column.encoding));
-            write_object(fields, &mut json);
-            let json = String::from_utf8(json).expect("JSON is UTF-8");
-            (key, RawValue::from_string(json).expect("an object"))
-        };
+        let record = |(key, cells): (Key, Vec<Cell>)| (key, record_of(&columns, &cells));
         Ok(rows.into_iter().map(record).collect())
     }
 

@@ -123,6 +123,28 @@ pub(crate) async fn check_backfill(
     Ok(Some(check))
 }
 
+/// Returns the check of a batch that changes rows once per page without a backfill: the ledger has an unbroken chain of
+/// applied strides.
+#[cfg(all(feature = "files", feature = "http"))]
+pub(crate) async fn backfill_coverage(
+    table: &Table,
+    high_water_mark: &HighWaterMark,
+    (batch_id, batch_run): (&str, &str),
+    (covered_from, covered_to): (Option<&Key>, Option<&Key>),
+) -> Result<Option<Check>, PageError> {
+    let args = BackfillArgs::of(table.spec().clone())
+        .once(true)
+        .high_water_mark(high_water_mark.clone());
+    let checked = Checked {
+        batch_id,
+        batch_run,
+        covered_from,
+        covered_to,
+        letters: Some(table.database().ledger() as Arc<dyn DeadLetters>),
+    };
+    check_backfill(table, &args, checked).await
+}
+
 #[cfg(all(test, feature = "sqlite"))]
 mod tests {
     use sqlx::{AssertSqlSafe, SqlitePool, sqlite::SqlitePoolOptions};

@@ -16,6 +16,8 @@ mod range_check;
 
 use std::time::Duration;
 
+#[cfg(all(feature = "files", feature = "http"))]
+pub(crate) use backfill_check::backfill_coverage;
 pub(crate) use backfill_check::{Checked, check_backfill};
 pub use query::InvalidVerify;
 pub use range_check::{RangeCheck, RangeCheckError};

@@ -293,6 +293,28 @@ fn a_signal_of_another_run_or_item_is_a_stray() {
 }
 
 #[test]
+fn a_failure_that_comes_by_signal_is_a_failed_item() {
+    let spec = FanoutSpec {
+        mode: Mode::Signals,
+        on_failure: OnFailure::FailFast,
+        ..spec()
+    };
+    let mut state = state(spec, 2);
+    started(&mut state);
+    let done = ItemDone {
+        item_id: "i1".to_owned(),
+        output: json!(null),
+        failure: Some(ItemFailure::new("Declined", "no")),
+        fanout_run: None,
+    };
+    assert!(state.reported(done));
+    state.child_ended(1, ChildEnd::Done(json!(1)));
+    assert_eq!((state.carry.completed, state.carry.failed), (1, 1));
+    assert_eq!(state.carry.failures[0].failure.error_type, "Declined");
+    assert_eq!(cancelled(&mut state), [0]);
+}
+
+#[test]
 fn a_signal_before_the_start_of_its_item_is_a_stray() {
     let mut state = state(spec(), 0);
     state.carry.unread = source(0);

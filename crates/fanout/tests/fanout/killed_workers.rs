@@ -54,7 +54,7 @@ impl ItemProcessor for Marks {
     async fn process(&self, ctx: &ItemContext, item: String) -> Result<String, PageError> {
         let mark = |what: &str| {
             let name = format!("{what}.{item}.{}", ctx.attempt());
-            std::fs::write(self.0.join(name), "").map_err(|e| PageError::retryable(e))
+            std::fs::write(self.0.join(name), "").map_err(PageError::retryable)
         };
         mark("began")?;
         while item.starts_with("LONG") && !self.0.join(RELEASED).exists() {

@@ -73,6 +73,17 @@ impl Coverage {
         let ended = progress.phase == Phase::Ended;
         let open = progress.open_ranges.iter();
         let mut gaps: Vec<_> = open.map(|range| Gap::of_open(range, ended)).collect();
+        if gaps.is_empty() && !progress.end_of_data {
+            // The batch has not begun: it is still prepared, and may turn out to have partitions.
+            gaps.push(Gap {
+                start: progress.first_cursor.clone(),
+                end: None,
+                state: match ended {
+                    true => GapState::Ended,
+                    false => GapState::AtWork,
+                },
+            });
+        }
         gaps.extend(given_up(progress, letters).map_err(|flaw| errors::not_completed(id, &flaw))?);
         Ok(Self {
             batch_id: id.clone(),
@@ -228,7 +239,7 @@ mod tests {
             "batch_id": "first", "batch_run": "r", "processor": "p", "phase": "running", "pages_completed": 1,
             "pages_failed": 0, "pages_in_flight": 0, "pages_stuck": 0, "strides_waiting": 0,
             "items": {"processed": 1, "skipped": 0, "failed": 0}, "retries": 0, "max_parallelism": 1,
-            "max_parallelism_achieved": 1, "end_of_data": false, "started_at": 0, "as_of": 0, "runs": 1,
+            "max_parallelism_achieved": 1, "end_of_data": true, "started_at": 0, "as_of": 0, "runs": 1,
             "announcements_dropped": 0,
         });
         let fields = json.as_object().unwrap().clone();
@@ -347,5 +358,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_batch_that_has_not_begun_has_finished_nothing() {
+        let unknown = progress(serde_json::json!({"end_of_data": false}));
+        let place = Coverage::of(&unknown, None).unwrap().after::<u64>(None);
+        assert_eq!(place.unwrap(), Place::Open(None, GapState::AtWork));
+        let ended = progress(serde_json::json!({"end_of_data": false, "phase": "ended"}));
+        let place = Coverage::of(&ended, None).unwrap().after::<u64>(None);
+        assert_eq!(place.unwrap(), Place::Open(None, GapState::Ended));
     }
 }

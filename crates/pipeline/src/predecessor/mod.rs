@@ -293,8 +293,8 @@ impl Predecessor {
                 Place::Open(Some(_), state) if state != GapState::AtWork => {
                     return Err(errors::open(self.id(), state));
                 }
-                Place::Open(None, GapState::Ended) => {
-                    return Err(errors::open(self.id(), GapState::Ended));
+                Place::Open(None, state @ (GapState::Ended | GapState::GaveUp)) => {
+                    return Err(errors::open(self.id(), state));
                 }
                 Place::Open(..) => {}
             }
@@ -312,6 +312,7 @@ impl Predecessor {
             Place::Open(Some(_), state) if state != GapState::AtWork => {
                 Err(errors::open(self.id(), state))
             }
+            Place::Open(None, GapState::GaveUp) => Err(errors::open(self.id(), GapState::GaveUp)),
             _ => Ok(()),
         }
     }
@@ -363,7 +364,9 @@ impl Predecessor {
                 }
                 Place::Open(Some(to), state) if state != GapState::AtWork => return Ok(within(to)),
                 // Only `fetch` can say why.
-                Place::Open(None, GapState::Ended) => return Ok(SkipAhead::PastEnd),
+                Place::Open(None, GapState::Ended | GapState::GaveUp) => {
+                    return Ok(SkipAhead::PastEnd);
+                }
                 Place::Open(..) if !waits => return Ok(SkipAhead::PastEnd),
                 Place::Open(..) => self.watch.rest().await,
             }

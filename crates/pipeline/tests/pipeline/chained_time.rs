@@ -1,10 +1,8 @@
 //! The time of three batches in a row, beside that of the slowest of them alone.
 //!
-//! This measures, so it runs by request, on an idle machine and optimized:
-//!
-//! `cargo test --release --workspace --test pipeline chained_time -- --ignored --nocapture`
-//!
-//! `CHAIN_PAGES` sets the number of sleeping pages (200), `CHAIN_PAIRS` the number of pairs (3).
+//! `CHAIN_PAGES` sets the number of pages (20), `CHAIN_PAIRS` the number of pairs (1). A measurement wants 200 pages, three
+//! pairs, an idle machine and optimized code:
+//! `CHAIN_PAGES=200 CHAIN_PAIRS=3 cargo test --release --workspace --test pipeline chained_time -- --nocapture`.
 
 use std::time::{Duration, Instant};
 
@@ -159,7 +157,7 @@ impl Measure {
 
     /// Measures in pairs, and prints the ratios.
     async fn ratios(&self, what: &str) {
-        let pairs = std::env::var("CHAIN_PAIRS").map_or(3, |pairs| pairs.parse().unwrap());
+        let pairs = std::env::var("CHAIN_PAIRS").map_or(1, |pairs| pairs.parse().unwrap());
         let slowest = (0..3).max_by_key(|stage| self.pages_ms[*stage]).unwrap();
         // The first batches of a worker are slower than later ones.
         self.took(&[slowest], false).await;
@@ -183,10 +181,13 @@ async fn stages(env: &TestEnv, table: Option<sqlx::PgPool>) -> temporal_batch::R
     env.worker(stages).await
 }
 
+fn pages() -> u64 {
+    std::env::var("CHAIN_PAGES").map_or(20, |pages| pages.parse().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures"]
 async fn three_batches_of_sleeping_pages() {
-    let pages = std::env::var("CHAIN_PAGES").map_or(200, |pages| pages.parse().unwrap());
+    let pages = pages();
     let env = TestEnv::new("chained-sleep").await;
     let worker = stages(&env, None).await;
     let measure = Measure {
@@ -201,16 +202,18 @@ async fn three_batches_of_sleeping_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures"]
 async fn three_batches_over_a_table() {
     let Some(home) = TestDatabase::postgres("chained").await else {
         return;
     };
     let pool = sqlx::PgPool::connect(&home.url).await.unwrap();
+    let rows = pages() * 250;
+    let insert = format!("INSERT INTO chained (id) SELECT generate_series(1, {rows})");
     for statement in [
         "CREATE TABLE chained (id bigint PRIMARY KEY, s0 bigint, s1 bigint, s2 bigint)",
-        "INSERT INTO chained (id) SELECT generate_series(1, 100000)",
+        &insert,
     ] {
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
         sqlx::query(statement).execute(&pool).await.unwrap();
     }
     let env = TestEnv::new("chained-table").await;
@@ -218,13 +221,15 @@ async fn three_batches_over_a_table() {
     // The stage in the middle calls something slow for each page.
     let measure = Measure {
         env,
-        n: 100_000,
+        n: rows,
         page_size: 250,
         pages_ms: [0, 50, 0],
         columns: true,
     };
     measure
-        .ratios("100,000 rows, the second of three with 50 ms a page")
+        .ratios(&format!(
+            "{rows} rows, the second of three with 50 ms a page"
+        ))
         .await;
     let wrong: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM chained WHERE s0 IS DISTINCT FROM id * 2 OR s1 IS DISTINCT FROM id * 2

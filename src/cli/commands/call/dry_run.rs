@@ -53,12 +53,12 @@ pub(super) async fn run(
         let key = format!("try-{}", uuid::Uuid::new_v4());
         match client.try_once(&request.key(key)).await {
             Ok(answer) => {
-                let line = plan.output.line(fields, answer.status(), answer.body());
-                match line {
-                    Ok(line) => result(format_args!("{} -> {line}\n", answer.status())),
-                    Err(lacks) => {
+                let status = answer.status();
+                match call.shown_line(args, plan, fields, &answer).await {
+                    Ok(line) => result(format_args!("{status} -> {line}\n")),
+                    Err(why) => {
                         failed += 1;
-                        result(format_args!("{}: {lacks}\n", answer.status()))
+                        result(format_args!("{status}: {}\n", one_line(&why)))
                     }
                 };
             }

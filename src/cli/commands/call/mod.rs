@@ -1,6 +1,7 @@
 //! `call`: calls an API for each record of a file or a table, with worker and batch in one process.
 
 mod dry_run;
+mod into_table;
 mod request;
 
 use std::path::{Path, PathBuf};
@@ -88,13 +89,17 @@ pub(crate) struct CallCommand {
     #[command(flatten)]
     request: RequestArgs,
 
-    /// The directory of the answers, new or empty
+    /// The directory of the answers, new or empty [default: with --table, the values of --set go into its rows]
     #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    out: Option<PathBuf>,
 
     /// Write all answers also into this single file, in the order of their records
     #[arg(long, value_name = "FILE")]
     concatenate: Option<PathBuf>,
+
+    /// Make the tables of the page ledger, if they are missing; for --set without --out
+    #[arg(long, requires = "table", conflicts_with = "out")]
+    create_ledger_tables: bool,
 
     /// Show the first requests and send none; needs no Temporal server
     #[arg(long)]
@@ -108,6 +113,9 @@ pub(crate) struct CallCommand {
     session: SessionArgs,
 }
 
+/// The file of the answers while others are missing, in the directory of the answers.
+const SO_FAR: &str = "so-far.jsonl";
+
 /// The pages of a file in this process at once. Each may have many calls in flight.
 const FILE_PAGES: u32 = 100;
 
@@ -117,6 +125,8 @@ impl CallCommand {
         let args = self.args(self.file()?)?;
         // Wrong templates are refused before the database is asked.
         Plan::of(&args).map_err(CliError::usage)?;
+        args.check_place(self.table.is_some())
+            .map_err(CliError::usage)?;
         let Some(table) = &self.table else {
             return Box::pin(self.call(limits, args, None, context)).await;
         };
@@ -146,14 +156,15 @@ impl CallCommand {
             None => call,
         };
         let refused = |error| CliError::refused(&error);
+        if args.to.is_none()
+            && let Some(table) = database
+        {
+            return into_table::run(self, limits, (call, args), table, context).await;
+        }
         // What `prepare` finds out, such as the state of the file, is left to the batch.
         let prepared = call.prepare(args.clone()).await.map_err(refused)?;
         let plan = call.check_args(&prepared).await.map_err(refused)?;
-        if plan.exposes_secrets() {
-            note(
-                "warning: the URL is http, so others on the way can read the secrets in the requests; use https",
-            );
-        }
+        warn_of_secrets(&plan);
         if self.dry_run || self.tries.is_some() {
             let send = self.tries.map(|calls| calls as usize);
             return dry_run::run(&call, &prepared, &plan, send).await;
@@ -168,7 +179,8 @@ impl CallCommand {
             .session
             .batch_id(&work_id(target, &args, &self.records()));
         let single = args.concatenate.as_deref();
-        output_directory::check(&args.to, single, &id, self.session.rerun)?;
+        let to = args.to.clone().unwrap_or_default();
+        output_directory::check(&to, single, &id, self.session.rerun)?;
         let records = call.size(&prepared).await.map_err(refused)?;
         self.tell(&args, records);
         let throttle = call.throttle();
@@ -190,13 +202,10 @@ impl CallCommand {
             .add(throttle)
             .map_err(crate::engine::worker::WorkerError::RegisterThrottle)?;
         match session.attended(context.connection, worker).await? {
-            Exit::Done => finish(&args, &id, context.program),
+            Exit::Done => finish(&args, &to, &id, context.program),
             Exit::WithFailures => {
-                let command = context.program.of_batch("redrive", &id);
-                note(format_args!(
-                    "failed records are in {}; `{command}` calls for them again",
-                    args.letters.display()
-                ));
+                let failed = session.ended_run.get().map(|(_, items)| items.failed);
+                tell_of_missing(&args, failed.unwrap_or_default(), &id, context.program);
                 Ok(Exit::WithFailures)
             }
             exit => Ok(exit),
@@ -235,17 +244,24 @@ impl CallCommand {
     }
 
     fn args(&self, source: CallSource) -> CliResult<CallArgs> {
-        // Paths are absolute, because a command that continues the batch may run in another directory.
-        let to = absolute(&self.out)?;
-        let beside = |ending: &str| {
-            let mut name = to.file_name().unwrap_or_default().to_os_string();
-            name.push(ending);
-            to.with_file_name(name)
+        let url = self.request.url();
+        let mut args = match &self.out {
+            // Paths are absolute, because a command that continues the batch may run in another directory.
+            Some(out) => {
+                let to = absolute(out)?;
+                let beside = |ending: &str| {
+                    let mut name = to.file_name().unwrap_or_default().to_os_string();
+                    name.push(ending);
+                    to.with_file_name(name)
+                };
+                let mut args = CallArgs::new(source, url, &to, &to);
+                args.letters = Some(beside(".failed.jsonl"));
+                args.journal = beside(".answers");
+                args
+            }
+            None => CallArgs::into_table(source, url, into_table::work_directory()),
         };
-        let mut args = CallArgs::new(source, self.request.url(), &to, &to);
         args.concatenate = self.concatenate.as_deref().map(absolute).transpose()?;
-        args.letters = beside(".failed.jsonl");
-        args.journal = beside(".answers");
         args.null.clone_from(&self.null);
         self.request.apply(args)
     }
@@ -257,13 +273,55 @@ impl CallCommand {
             &format!("{}: {}", self.records(), sentences::size(records)),
         );
         line("call", &format!("{} {}", args.method, args.url));
-        line("answers", &args.to.display().to_string());
-        line("failed", &args.letters.display().to_string());
+        line("answers", &shown(args.to.as_deref()));
+        line("failed", &shown(args.letters.as_deref()));
+        if self.table.is_some() && !args.set.is_empty() {
+            line(
+                "table",
+                "stays as it is, since the answers go into files; without --out, --set writes into its rows",
+            );
+        }
         line(
             "calls",
             "each record at least once, with the same idempotency key in every attempt",
         );
     }
+}
+
+/// Says where the answers of the other records are, and how the missing ones are added.
+fn tell_of_missing(args: &CallArgs, failed: u64, id: &str, program: &Program) {
+    let so_far = args.to.as_deref().map(|to| to.join(SO_FAR));
+    if let Some(file) = so_far.filter(|file| file.is_file()) {
+        note(format_args!(
+            "the answers so far are in {}; {} missing",
+            file.display(),
+            match failed {
+                1 => "1 record is".to_owned(),
+                n => format!("{} are", count(n, "record")),
+            }
+        ));
+    }
+    let (redrive, verify) = (
+        program.of_batch("redrive", id),
+        program.of_batch("verify", id),
+    );
+    note(format_args!(
+        "failed records are in {}; `{redrive}` calls for them again, and `{verify}` then adds their answers",
+        shown(args.letters.as_deref())
+    ));
+}
+
+fn warn_of_secrets(plan: &Plan) {
+    if plan.exposes_secrets() {
+        note(
+            "warning: the URL is http, so others on the way can read the secrets in the requests; use https",
+        );
+    }
+}
+
+fn shown(path: Option<&Path>) -> String {
+    path.map(|path| path.display().to_string())
+        .unwrap_or_default()
 }
 
 /// Returns the source with the state of its file, but without the path of an unpacked copy, which differs each time.
@@ -292,22 +350,22 @@ fn work_id(target: &str, args: &CallArgs, records: &str) -> WorkId {
 }
 
 /// Prints the result, which the check at the end of the batch has put together.
-fn finish(args: &CallArgs, id: &str, program: &Program) -> CliResult {
+fn finish(args: &CallArgs, to: &Path, id: &str, program: &Program) -> CliResult {
     let _ = std::fs::remove_dir(&args.journal);
-    let state = sink_state(&args.to).map_err(|error| CliError::failure(words(&error)))?;
+    let state = sink_state(to).map_err(|error| CliError::failure(words(&error)))?;
     match state {
         SinkState::Finished(manifest) => {
             note(format_args!(
                 "{} in {}; {} lists them",
                 count(manifest.records, "answer"),
                 count(manifest.parts.len() as u64, "file"),
-                args.to.join("manifest.json").display()
+                to.join("manifest.json").display()
             ));
             Ok(Exit::Done)
         }
         SinkState::Unfinished(_) | SinkState::Free => Err(CliError::failure(format_args!(
             "the batch is done, but the parts in {} have not been put together",
-            args.to.display()
+            to.display()
         ))
         .hint(format!("`{}` does", program.of_batch("verify", id)))),
     }
