@@ -7,32 +7,13 @@ use temporal_batch::{
     testing::{SimulatedRun, Simulator},
 };
 
-use crate::support::databases::{self, TestDatabase, on_test_databases, with_pool};
+use crate::support::databases::{self, on_test_databases, with_pool};
 
-/// An empty database.
-pub struct Home {
-    pub database: Database,
-    /// The URL for commands.
-    pub url: String,
-    _place: TestDatabase,
-}
+pub use crate::support::databases::Home;
 
-async fn home(place: TestDatabase) -> Home {
-    Home {
-        database: place.pool().await,
-        url: place.url.clone(),
-        _place: place,
-    }
-}
-
-on_test_databases! { Home: home }
+on_test_databases! { Home: Home::of }
 
 impl Home {
-    /// Runs statements without parameters.
-    pub async fn script(&self, statements: &str) {
-        databases::script(&self.database, statements).await.unwrap();
-    }
-
     /// The one number that a query returns.
     pub async fn number(&self, query: &str) -> i64 {
         let query = AssertSqlSafe(query.to_owned());

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     path::PathBuf,
-    process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
@@ -23,6 +22,7 @@ use crate::{
         TestEnv, eventually,
         number_pages::{numbers_of, skip},
         progress_shows, report, within,
+        worker_process::WorkerProcess,
     },
 };
 
@@ -446,28 +446,13 @@ async fn a_page_that_puts_out_too_much_fails_and_a_reducer_that_cannot_work_is_r
 /// The worker process of this test is the test binary itself, started again with this test alone.
 const WORKER_PROCESS: &str = "reduce::finished_pages_of_a_killed_worker_count_once";
 
-/// A worker process that is killed when its value is dropped.
-struct WorkerProcess(Child);
-
-impl WorkerProcess {
-    fn start(env: &TestEnv, folder: &std::path::Path) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", WORKER_PROCESS])
-            .env("TALLY_FOLDER", folder)
-            .env("TALLY_ADDRESS", crate::support::server_address())
-            .env("TALLY_QUEUE", &env.queue)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        Self(child.unwrap())
-    }
-}
-
-impl Drop for WorkerProcess {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn start_worker(env: &TestEnv, folder: &std::path::Path) -> WorkerProcess {
+    let variables = [
+        ("TALLY_FOLDER", folder.as_os_str()),
+        ("TALLY_ADDRESS", crate::support::server_address().as_ref()),
+        ("TALLY_QUEUE", env.queue.as_ref()),
+    ];
+    WorkerProcess::of_test(WORKER_PROCESS, &variables)
 }
 
 async fn was_a_worker_process() -> bool {
@@ -494,7 +479,7 @@ async fn finished_pages_of_a_killed_worker_count_once() {
     let env = TestEnv::new("reduce-killed").await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("hold"), "").unwrap();
-    let first = WorkerProcess::start(&env, folder.path());
+    let first = start_worker(&env, folder.path());
     let batch = env.batch::<Tally>((100, Kind::Ready));
     let handle = env
         .start(&batch.page_size(10).stride(10).max_parallelism(1))
@@ -508,7 +493,7 @@ async fn finished_pages_of_a_killed_worker_count_once() {
     .await;
     drop(first);
     std::fs::remove_file(folder.path().join("hold")).unwrap();
-    let _second = WorkerProcess::start(&env, folder.path());
+    let _second = start_worker(&env, folder.path());
     assert_exact(&report(&handle).await, 100);
     let begun = |first: u64| {
         let files = std::fs::read_dir(folder.path()).unwrap();

@@ -104,6 +104,29 @@ pub async fn make_ledger_tables(database: &Database) {
     });
 }
 
+/// The empty database of one test, connected. Test binaries add what their tests ask of it.
+pub struct Home {
+    pub database: Database,
+    /// The URL for commands.
+    pub url: String,
+    _place: TestDatabase,
+}
+
+impl Home {
+    pub async fn of(place: TestDatabase) -> Self {
+        Self {
+            database: place.pool().await,
+            url: place.url.clone(),
+            _place: place,
+        }
+    }
+
+    /// Runs statements without parameters.
+    pub async fn script(&self, statements: &str) {
+        script(&self.database, statements).await.unwrap();
+    }
+}
+
 /// Defines the functions that [`on_each`] calls: `sqlite()`, `postgres(test)` and `mariadb(test)`. The last two return
 /// `None` where the server is not installed.
 macro_rules! on_test_databases {

@@ -10,6 +10,7 @@
 //!   mock_api      a local HTTP API whose answers a test decides
 //!   number_pages  what `fetch` and `skip_ahead` of processors over numbers have in common
 //! waits         waits that fail after a while and say what they waited for
+//!   worker_process  the test binary as a worker that is killed
 //!   settings      numbers from the environment, for the long forms of tests
 //! ```
 //!
@@ -36,6 +37,7 @@ pub mod number_pages;
 pub mod servers;
 pub mod settings;
 mod waits;
+pub mod worker_process;
 
 #[cfg(feature = "dev-server")]
 pub use dev_server::server_address;

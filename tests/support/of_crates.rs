@@ -17,6 +17,7 @@ pub mod number_pages;
 pub mod servers;
 pub mod settings;
 mod waits;
+pub mod worker_process;
 
 pub use dev_server::server_address;
 pub use environment::{TestEnv, connect, logged, progress_shows, report};

@@ -10,8 +10,8 @@ use crate::outcome::FailedItem;
 pub struct Progress {
     /// Items that have ended, failed ones included.
     pub completed: u64,
-    /// Items so far. The number is final once [`all_read`](Self::all_read) is true; with a list of items that is from the
-    /// beginning.
+    /// Items so far. With a list of items the number is final from the beginning. An item of a source that repeats an id from
+    /// thousands of items before is part of it until its start is refused.
     pub total: u64,
     /// Items that have failed. They are part of `completed`.
     pub failed: u64,

@@ -7,7 +7,7 @@ use crate::{
     protocol::{Duplicates, GivenItem, OnFailure, Tolerate},
 };
 
-/// In bytes, as Temporal counts: a workflow id may have 1,000.
+/// The longest id, in bytes. Temporal counts bytes too, and allows 1,000 in a workflow id.
 const LONGEST_ID: usize = 200;
 const LONGEST_TIME: Duration = Duration::from_secs(365 * 86_400);
 

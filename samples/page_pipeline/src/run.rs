@@ -97,8 +97,9 @@ async fn show_sink(recipe: Recipe, n: u64, sink: &Sink, report: &BatchReport) ->
                 (calls as u64, orders as u64) == (n, n),
                 "one call for each order",
             )?;
-            // Each of the two pages may have a call on its way when a second begins.
-            verify(most <= 12, "the rate at the sink")
+            // Each of the two pages may make five calls in a second and one that it has earned before, and have another one
+            // on its way when the second begins.
+            verify(most <= 14, "the rate at the sink")
         }
         _ => Ok(()),
     }

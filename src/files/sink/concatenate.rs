@@ -46,13 +46,30 @@ pub fn concatenate(
     write_concatenation(parts, &manifest, file.as_ref())
 }
 
-/// Concatenates parts, and compares their checksums.
+/// Concatenates parts of a result, and compares their checksums.
 pub(crate) fn write_concatenation<'a, P: AsRef<Path>>(
     parts: impl Iterator<Item = (P, &'a str)>,
     manifest: &Manifest,
     file: &Path,
 ) -> Result<ManifestFile, SinkError> {
-    let (format, gzip) = (&manifest.format, manifest.gzip);
+    let parts = parts.map(|(path, sha256)| (path, Some(sha256)));
+    let written = write_parts(parts, (&manifest.format, manifest.gzip), file)?;
+    let parent = directory_of(file);
+    if !manifest.encodings.is_empty() {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let beside = manifest.of_one_file(&written, &name);
+        beside.write_beside(parent, &name)?;
+    }
+    sync_directory(parent)?;
+    Ok(written)
+}
+
+/// Concatenates parts, and compares the checksums that are known. The caller syncs the directory.
+pub(super) fn write_parts<'a, P: AsRef<Path>>(
+    parts: impl Iterator<Item = (P, Option<&'a str>)>,
+    (format, gzip): (&PartFormat, bool),
+    file: &Path,
+) -> Result<ManifestFile, SinkError> {
     let parent = directory_of(file);
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let mut of_parts = Ok(());
@@ -64,7 +81,7 @@ pub(crate) fn write_concatenation<'a, P: AsRef<Path>>(
             for (path, sha256) in parts {
                 let path = path.as_ref();
                 let copied = copy_part(path, format, gzip, Some(to)).and_then(|copied| {
-                    if sha256 != copied.sha256 {
+                    if sha256.is_some_and(|sha256| sha256 != copied.sha256) {
                         return Err(SinkError::Unreadable {
                             path: path.to_path_buf(),
                             message: "its checksum differs".to_owned(),
@@ -95,18 +112,12 @@ pub(crate) fn write_concatenation<'a, P: AsRef<Path>>(
         std::mem::replace(&mut of_parts, Ok(()))?;
         Err(error)
     })?;
-    let written = ManifestFile {
+    Ok(ManifestFile {
         file: file.display().to_string(),
         records,
         bytes,
         sha256,
-    };
-    if !manifest.encodings.is_empty() {
-        let beside = manifest.of_one_file(&written, &name);
-        beside.write_beside(parent, &name)?;
-    }
-    sync_directory(parent)?;
-    Ok(written)
+    })
 }
 
 /// The totals of a part that was read.

@@ -4,15 +4,13 @@ use std::{fs, io::ErrorKind};
 
 use crate::{
     base::text::{count, number},
-    files::{
-        manifest::Manifest,
-        sink::{
-            concatenate::{copy_part, write_concatenation},
-            directory::Found,
-            error::SinkError,
-            finish::{Finishing, part_extension},
-            part_chain::{Link, chain},
-        },
+    files::sink::{
+        concatenate::write_parts,
+        directory::Found,
+        error::SinkError,
+        finish::{Finishing, part_extension},
+        part_chain::{Link, chain},
+        whole_file::sync_directory,
     },
 };
 
@@ -32,28 +30,11 @@ impl Finishing {
         };
         let missing = chosen.links.iter().filter(|i| **i >= found.len()).count();
         let chosen = chosen.links.iter().filter_map(|i| found.get(*i));
-        let mut parts = Vec::new();
-        for file in chosen.filter_map(|found| found.file.as_deref()) {
-            let path = self.directory.part(file);
-            let copied = copy_part(&path, &self.format, self.gzip, None)?;
-            parts.push((path, copied.sha256));
-        }
-        let manifest = Manifest {
-            version: 1,
-            batch_id: self.owner.batch_id.clone(),
-            batch_run: self.owner.batch_run.clone(),
-            format: self.format.clone(),
-            gzip: self.gzip,
-            records: 0,
-            bytes: 0,
-            orphans: 0,
-            concatenated: None,
-            encodings: Vec::new(),
-            parts: Vec::new(),
-        };
-        let parts = parts.iter().map(|(path, sha256)| (path, sha256.as_str()));
+        let parts = chosen.filter_map(|found| found.file.as_deref());
+        let parts = parts.map(|file| (self.directory.part(file), None));
         let file = self.directory.path(&self.so_far_name());
-        let written = write_concatenation(parts, &manifest, &file)?;
+        let written = write_parts(parts, (&self.format, self.gzip), &file)?;
+        sync_directory(self.directory.root())?;
         Ok(Some(format!(
             "{} so far in {}; {} that were given up are missing",
             count(written.records, "record"),

@@ -87,23 +87,7 @@ impl RowUpdate {
         known: Vec<Option<Written>>,
     ) -> Result<Vec<Written>, PageError> {
         DB::script(connection, format!("SAVEPOINT {ALL}")).await?;
-        let mut together = Ok(Vec::new());
-        for (row, known) in rows.iter().zip(&known) {
-            if known.is_none()
-                && let Ok(written) = &mut together
-            {
-                match self.row::<DB>(connection, row).await {
-                    Ok(outcome) => written.push(outcome),
-                    Err(error) => together = Err(error),
-                }
-            }
-        }
-        if let (Ok(_), Some(check)) = (&together, DB::CHECK_DEFERRED)
-            && let Err(error) = DB::script(connection, check.to_owned()).await
-        {
-            together = Err(error.into());
-        }
-        match together {
+        match self.together::<DB>(connection, rows, &known).await {
             Ok(written) => {
                 let mut written = written.into_iter();
                 let each = known
@@ -117,6 +101,21 @@ impl RowUpdate {
                 self.one_by_one::<DB>(connection, rows, known).await
             }
         }
+    }
+
+    /// Writes the rows whose outcome is not known.
+    async fn together<DB: Dialect>(
+        &self,
+        connection: &mut DB::Connection,
+        rows: &[NewValues],
+        known: &[Option<Written>],
+    ) -> Result<Vec<Written>, PageError> {
+        let mut written = Vec::new();
+        for (row, _) in rows.iter().zip(known).filter(|(_, known)| known.is_none()) {
+            written.push(self.row::<DB>(connection, row).await?);
+        }
+        check_deferred::<DB>(connection).await?;
+        Ok(written)
     }
 
     /// Writes each row by itself, so that a refused one leaves the others alone.
@@ -133,16 +132,12 @@ impl RowUpdate {
                 continue;
             }
             DB::script(connection, format!("SAVEPOINT {ONE}")).await?;
-            let mut written = self.row::<DB>(connection, row).await;
-            if let (Ok(_), Some(check)) = (&written, DB::CHECK_DEFERRED)
-                && let Err(error) = DB::script(connection, check.to_owned()).await
-            {
-                written = Err(error.into());
-            }
+            let row = std::slice::from_ref(row);
+            let written = self.together::<DB>(connection, row, &[None]).await;
             all.push(match written {
-                Ok(outcome) => {
+                Ok(mut outcome) => {
                     DB::script(connection, format!("RELEASE SAVEPOINT {ONE}")).await?;
-                    outcome
+                    outcome.remove(0)
                 }
                 Err(error) if error.blame() != Blame::Page => return Err(error),
                 Err(error) => {
@@ -174,4 +169,12 @@ impl RowUpdate {
             _ => Ok(Written::Changed),
         }
     }
+}
+
+/// Checks the constraints that the database would otherwise check in the commit.
+async fn check_deferred<DB: Dialect>(connection: &mut DB::Connection) -> Result<(), PageError> {
+    if let Some(check) = DB::CHECK_DEFERRED {
+        DB::script(connection, check.to_owned()).await?;
+    }
+    Ok(())
 }

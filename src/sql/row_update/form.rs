@@ -107,22 +107,13 @@ impl Form {
                     _ => Ok(Cell::Number(text)),
                 }
             }
-            (Self::Number { single }, cell) => {
-                let (text, number) = number(cell)?;
-                match number.is_kept(&text, *single) {
-                    true => Ok(Cell::Number(text)),
-                    false => Err("it would round the number".to_owned()),
-                }
-            }
+            (Self::Number { single }, cell) => kept(number(cell)?, *single),
             (Self::Numeric, cell) => {
-                let (text, number) = number(cell)?;
-                let whole = number.written_out();
-                if let Some(whole) = whole.filter(|whole| whole.parse::<i64>().is_ok()) {
-                    return Ok(Cell::Number(whole));
-                }
-                match number.is_kept(&text, false) {
-                    true => Ok(Cell::Number(text)),
-                    false => Err("it would round the number".to_owned()),
+                let number = number(cell)?;
+                let whole = number.1.written_out();
+                match whole.filter(|whole| whole.parse::<i64>().is_ok()) {
+                    Some(whole) => Ok(Cell::Number(whole)),
+                    None => kept(number, false),
                 }
             }
             (Self::Flag, Cell::Flag(flag)) => Ok(Cell::Flag(flag)),
@@ -165,9 +156,6 @@ impl Form {
                     return whole.into();
                 }
                 number.clone()
-            }
-            Cell::Text(text) if syntax == Syntax::Sqlite && !self.is_text() => {
-                serde_json::Value::from(text.as_str()).to_string()
             }
             cell => text(cell.clone()),
         };
@@ -308,6 +296,14 @@ fn number(cell: Cell) -> Result<(String, Digits), String> {
     match Digits::of(&text) {
         Some(digits) => Ok((text, digits)),
         None => Err("it holds numbers, and the text is none".to_owned()),
+    }
+}
+
+/// Returns a number that a floating-point column keeps.
+fn kept((text, digits): (String, Digits), single: bool) -> Result<Cell, String> {
+    match digits.is_kept(&text, single) {
+        true => Ok(Cell::Number(text)),
+        false => Err("it would round the number".to_owned()),
     }
 }
 

@@ -210,7 +210,7 @@ impl Column {
             }
             Syntax::MySql => "?".to_owned(),
             Syntax::Sqlite if self.form.is_text() => format!("${number}"),
-            // A number stays a number in a column without a type.
+            // Numbers and booleans are sent as JSON, in which `true` is 1.
             Syntax::Sqlite => format!("json_extract(${number}, '$')"),
         }
     }

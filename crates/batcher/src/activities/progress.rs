@@ -1,4 +1,4 @@
-//! What an attempt at an activity leaves to the next one: the details of its heartbeats.
+//! The details of heartbeats, by which an attempt at an activity tells the next attempt how far it came.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -99,7 +99,7 @@ impl BatcherClient {
     /// Returns a shard if it runs.
     ///
     /// # Errors
-    /// It runs with another number of shards, or the server did not answer.
+    /// The shard runs with another number of shards, or the server did not answer.
     pub(super) async fn running(&self, shard: u32) -> Result<Option<Running>, BatcherError> {
         let options = WorkflowDescribeOptions::default();
         let described = match self.shard(shard).describe(options).await {

@@ -51,8 +51,8 @@ pub trait Taken: Send {
     /// The requests.
     fn requests(&self) -> &[Request];
 
-    /// What was taken and is no request. [`settle`](Self::settle) marks it, so that it is not taken again. Most sources
-    /// have none of this.
+    /// The entries that were taken and cannot be read as requests. [`settle`](Self::settle) marks them, so that they are not
+    /// taken again. Most sources have no such entries.
     fn unreadable(&self) -> &[Unreadable] {
         &[]
     }
@@ -64,7 +64,7 @@ pub trait Taken: Send {
     async fn settle(self: Box<Self>, settlements: &[Settlement]) -> Result<(), PageError>;
 }
 
-/// What becomes of a request that was taken from a source.
+/// The way in which a source deals with a request that was taken from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
     /// The request is written or a dead letter: it is removed from the source.

@@ -1,4 +1,4 @@
-//! What a shard holds, and how much that is.
+//! The requests that a shard holds, with their number and bytes.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

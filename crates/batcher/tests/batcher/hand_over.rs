@@ -1,9 +1,6 @@
 //! No request is lost or doubled over continue-as-new and lost workers.
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use temporal_batch::{BatchClient, sql::Database};
 use temporal_batch_batcher::{BatcherWorker, SqlWriter, Stats};
@@ -11,7 +8,7 @@ use temporal_batch_batcher::{BatcherWorker, SqlWriter, Stats};
 use crate::{
     database::{self, Rows},
     sink::Sink,
-    support::{connect, eventually, server_address},
+    support::{connect, eventually, server_address, worker_process::WorkerProcess},
     town::{Town, requests},
 };
 
@@ -99,25 +96,9 @@ async fn worker_process() {
     worker.ended().await.unwrap();
 }
 
-struct WorkerProcess(Child);
-
-impl WorkerProcess {
-    fn start(queue: &str, url: &str) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "hand_over::worker_process", "--nocapture"])
-            .env(WORKER_OF, [server_address(), queue, url].join("\n"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        Self(child.unwrap())
-    }
-}
-
-impl Drop for WorkerProcess {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn start_worker(queue: &str, url: &str) -> WorkerProcess {
+    let given = [server_address(), queue, url].join("\n");
+    WorkerProcess::of_test("hand_over::worker_process", &[(WORKER_OF, given.as_ref())])
 }
 
 /// The fault run: workers are killed with their writes under way, and runs end all the time.
@@ -156,7 +137,7 @@ async fn killed_workers_and_many_runs_write_each_request_once() {
         let mut killed = 0;
         let mut seen = 0;
         loop {
-            let worker = WorkerProcess::start(&town.env.queue, &url);
+            let worker = start_worker(&town.env.queue, &url);
             // Killed after it has written something.
             let rows = eventually("a worker writes", || async {
                 let rows = home.rows().await.len();

@@ -42,7 +42,7 @@ impl WorkflowDefinition for ChildType {
     }
 }
 
-/// What became of the start of a child.
+/// The result of starting a child.
 pub(super) enum Outcome {
     Ended(ChildEnd),
     /// An earlier item of this start of the fan-out has the id.

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -16,7 +15,7 @@ use temporalio_client::{UntypedWorkflow, WorkflowDescribeOptions};
 
 use crate::{
     jobs::report,
-    support::{TestEnv, connect, eventually, server_address},
+    support::{TestEnv, connect, eventually, server_address, worker_process::WorkerProcess},
 };
 
 const WORKER_OF: &str = "FANOUT_TEST_WORKER";
@@ -78,27 +77,10 @@ async fn worker_process() {
     worker.start().unwrap().ended().await.unwrap();
 }
 
-struct WorkerProcess(Child);
-
-impl WorkerProcess {
-    fn start(queue: &str, folder: &Path) -> Self {
-        let folder = folder.to_str().unwrap();
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "killed_workers::worker_process", "--nocapture"])
-            .env(WORKER_OF, [server_address(), queue, folder].join("\n"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        Self(child.unwrap())
-    }
-}
-
-/// Kills the process with SIGKILL.
-impl Drop for WorkerProcess {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
+fn start_worker(queue: &str, folder: &Path) -> WorkerProcess {
+    let given = [server_address(), queue, folder.to_str().unwrap()].join("\n");
+    let variables = [(WORKER_OF, given.as_ref())];
+    WorkerProcess::of_test("killed_workers::worker_process", &variables)
 }
 
 /// The numbers of the attempts that left such a mark, by item.
@@ -149,14 +131,14 @@ async fn killed_workers(name: &str, mode: Mode) {
     };
     for _ in 0..2 {
         let seen = marks(folder, "done").len();
-        let worker = WorkerProcess::start(&env.queue, folder);
+        let worker = start_worker(&env.queue, folder);
         eventually("some items are done", || async {
             (marks(folder, "done").len() >= seen + 5).then_some(())
         })
         .await;
         drop(worker);
         let seen = run().await;
-        let worker = WorkerProcess::start(&env.queue, folder);
+        let worker = start_worker(&env.queue, folder);
         eventually("the next run has begun", || async {
             (run().await != seen).then_some(())
         })
@@ -166,7 +148,7 @@ async fn killed_workers(name: &str, mode: Mode) {
     let kept = marks(folder, "done").len();
     assert!(kept < items.len() - LONG, "{kept} items were done before");
     std::fs::write(folder.join(RELEASED), "").unwrap();
-    let worker = WorkerProcess::start(&env.queue, folder);
+    let worker = start_worker(&env.queue, folder);
     for done in (kept..=items.len()).step_by(10) {
         eventually("ten more items are done", || async {
             (marks(folder, "done").len() >= done).then_some(())

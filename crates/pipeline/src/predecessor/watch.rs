@@ -84,7 +84,7 @@ impl Watch {
     /// Looks at the batch. `None` if it has not begun or cannot be asked.
     ///
     /// # Errors
-    /// It is not known what the batch has finished.
+    /// The progress of the batch does not tell which ranges are finished.
     pub async fn look(&self, follower: &str) -> Result<Option<Arc<Coverage>>, PageError> {
         let age = self.seen(follower).ran / LAG;
         let looked = match age < KEPT_FRESH {

@@ -14,7 +14,7 @@ use temporal_batch::{
 };
 use temporal_batch_pipeline::Predecessor;
 
-use crate::support::{TestEnv, databases::TestDatabase, report};
+use crate::support::{TestEnv, databases::TestDatabase, number_pages::skip_from, report};
 
 /// One of the batches.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -101,13 +101,9 @@ impl PageProcessor for Stages {
     ) -> Result<SkipAhead<u64>, PageError> {
         // The keys have no holes.
         let skip = async |range: PageRange<u64>, pages: u32| {
-            let start = range.start().copied().unwrap_or(0);
-            let to = start + u64::from(pages) * ctx.page_size() as u64;
             let last = range.end().copied().unwrap_or(ctx.args().n);
-            Ok(match to <= last {
-                true => SkipAhead::To(to),
-                false => SkipAhead::PastEnd,
-            })
+            let start = range.start().copied();
+            Ok(skip_from(start, ctx.page_size(), pages, last))
         };
         match self.predecessor(ctx.args()) {
             Some(first) => first.skip_ahead(ctx, pages, skip).await,

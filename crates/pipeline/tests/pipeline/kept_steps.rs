@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -12,7 +11,10 @@ use temporal_batch_pipeline::{Items, KeptStep, Pipeline, SqlSteps, StepStore, ac
 
 use crate::{
     numbers::{Numbers, UpTo, counters_of},
-    support::{TestEnv, databases::TestDatabase, eventually, report, server_address},
+    support::{
+        TestEnv, databases::TestDatabase, eventually, report, server_address,
+        worker_process::WorkerProcess,
+    },
 };
 
 /// A pipeline whose steps write a line for each call into the folder, which outlives the process. While the file `slow`
@@ -103,27 +105,13 @@ fn calls(folder: &Path) -> Vec<String> {
 /// The worker process is the test binary itself, started again with one test alone.
 const WORKER_PROCESS: &str = "kept_steps::a_killed_worker_repeats_no_kept_step";
 
-struct WorkerProcess(Child);
-
-impl WorkerProcess {
-    fn start(env: &TestEnv, folder: &Path) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", WORKER_PROCESS])
-            .env("KEPT_STEPS_FOLDER", folder)
-            .env("KEPT_STEPS_ADDRESS", server_address())
-            .env("KEPT_STEPS_QUEUE", &env.queue)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        Self(child.unwrap())
-    }
-}
-
-impl Drop for WorkerProcess {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn start_worker(env: &TestEnv, folder: &Path) -> WorkerProcess {
+    let variables = [
+        ("KEPT_STEPS_FOLDER", folder.as_os_str()),
+        ("KEPT_STEPS_ADDRESS", server_address().as_ref()),
+        ("KEPT_STEPS_QUEUE", env.queue.as_ref()),
+    ];
+    WorkerProcess::of_test(WORKER_PROCESS, &variables)
 }
 
 async fn was_a_worker_process() -> bool {
@@ -147,7 +135,7 @@ async fn a_killed_worker_repeats_no_kept_step() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     fs::write(path.join("slow"), "").unwrap();
-    let worker = WorkerProcess::start(&env, path);
+    let worker = start_worker(&env, path);
     let batch = env.batch::<Numbers<Items<u64>>>(UpTo { n: 5 });
     let handle = env.start(&batch.page_size(5)).await;
     eventually("the third item is charged", || async {
@@ -160,7 +148,7 @@ async fn a_killed_worker_repeats_no_kept_step() {
     // Dropping the process kills it as `kill -9` does.
     drop(worker);
     fs::remove_file(path.join("slow")).unwrap();
-    let second = WorkerProcess::start(&env, path);
+    let second = start_worker(&env, path);
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(counters_of(&report)["reserved"], 5);

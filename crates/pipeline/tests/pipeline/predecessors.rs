@@ -19,7 +19,7 @@ use temporal_batch_pipeline::{Items, Predecessor, step};
 
 use crate::{
     numbers::{Numbers, UpTo, Watched},
-    support::{TestEnv, progress_shows, report, within},
+    support::{TestEnv, number_pages::skip_from, progress_shows, report, within},
 };
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -104,13 +104,9 @@ impl PageProcessor for Follower {
         pages: u32,
     ) -> Result<SkipAhead<u64>, PageError> {
         let skip = async |range: PageRange<u64>, pages: u32| {
-            let start = range.start().copied().unwrap_or(0);
-            let to = start + u64::from(pages) * ctx.page_size() as u64;
             let last = range.end().copied().unwrap_or(ctx.args().n);
-            Ok(match to <= last {
-                true => SkipAhead::To(to),
-                false => SkipAhead::PastEnd,
-            })
+            let start = range.start().copied();
+            Ok(skip_from(start, ctx.page_size(), pages, last))
         };
         match ctx.args().by_range {
             true => {
