@@ -191,8 +191,8 @@ pub(crate) struct StrideTolerance {
 
 impl StrideTolerance {
     /// Returns whether the tolerance would be exceeded if every stride that may run had failed like this one.
-    /// The stride must then report its failures, so that the unreported failures of all strides never add up to
-    /// too many.
+    /// The stride must then report its failures, so that the unreported failures of strides that were dispatched with the
+    /// same tally never add up to too many.
     pub(crate) fn is_exceeded_by(&self, own: Tally) -> bool {
         let Tally {
             items,

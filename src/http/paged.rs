@@ -47,7 +47,8 @@ const MOST_EMPTY: usize = 1_000;
 /// | with offsets: fewer items than requested | the next page begins after those that came |
 /// | a next link to another host | the error `NextElsewhere`, because the headers would go there |
 /// | a token of more than 1,024 bytes | the error `CursorTooLarge` |
-/// | an answer without the list, or without the field of the cursor | the error `AnswerNotReadable` |
+/// | an answer without the list | the error `AnswerNotReadable` |
+/// | an answer without the field of the cursor | the list ends |
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]

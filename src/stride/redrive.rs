@@ -28,7 +28,7 @@ use crate::{
         report::PageReport,
         settings::ProcessorSettings,
         store::{
-            dead_letter::{DeadLetter, DeadLetters, MAX_LETTER_CHARS},
+            dead_letter::{DeadLetter, DeadLetters, MAX_LETTER_CHARS, is_gone},
             page_ledger::PageTransaction,
         },
     },
@@ -208,6 +208,9 @@ impl<P: PageProcessor> Redriving<'_, P> {
             Err(_) => PageError::retryable(format_args!("it took longer than {}", exactly(limit)))
                 .with_type("PageTimeout"),
         };
+        if is_gone(&error) {
+            return Ok(Redriven::Gone);
+        }
         let error = error.redacted(|message| self.processor.redact(message));
         // The transaction was dropped, so the letter is still in its store.
         let types = self.processor.settings().non_retryable_types;
@@ -220,21 +223,39 @@ impl<P: PageProcessor> Redriving<'_, P> {
             message: truncate(error.message(), MAX_LETTER_CHARS),
             attempts: letter.attempts.saturating_add(1),
             last_at: Timestamp::from(SystemTime::now()),
-            ..letter
+            ..letter.clone()
         };
-        if failed.key.is_none()
-            && let Some(middle) = keys.middle()?
-        {
-            let halves = halves(&failed, middle);
-            if let Some(mut transaction) = self.store.take(&failed).await? {
-                transaction.record(&ItemCounts::default(), &halves).await?;
-                transaction.commit().await?;
-                parts.extend(halves);
-            }
-            return Ok(Redriven::Done { changes: false });
+        let middle = match failed.key {
+            None => keys.middle()?,
+            Some(_) => None,
+        };
+        let Some(middle) = middle else {
+            return Ok(match self.replace(&letter, &[failed]).await? {
+                true => Redriven::Failed(error),
+                false => Redriven::Gone,
+            });
+        };
+        let halves = halves(&failed, middle);
+        if self.replace(&letter, &halves).await? {
+            parts.extend(halves);
         }
-        self.store.put(&[failed]).await?;
-        Ok(Redriven::Failed(error))
+        Ok(Redriven::Done { changes: false })
+    }
+
+    /// Puts other letters in the place of a letter. Returns false if the letter no longer exists: another redrive may have
+    /// settled it since, and must not see it come back.
+    async fn replace(&self, letter: &DeadLetter, with: &[DeadLetter]) -> Result<bool, PageError> {
+        let replaced = async {
+            let Some(mut transaction) = self.store.take(letter).await? else {
+                return Ok(false);
+            };
+            transaction.record(&ItemCounts::default(), with).await?;
+            transaction.commit().await.map(|()| true)
+        };
+        match replaced.await {
+            Err(error) if is_gone(&error) => Ok(false),
+            replaced => replaced,
+        }
     }
 
     async fn process(

@@ -22,6 +22,8 @@ use crate::support::{TestEnv, number_pages::numbers_of, report};
 struct Sevens {
     store: Arc<JsonlDeadLetters>,
     repaired: bool,
+    /// The batch whose letters another redrive settles between a failure and what is written about it.
+    overtaken: Option<String>,
     /// The number of successes for each number, by the idempotency key of its effect.
     effects: Arc<Mutex<BTreeMap<u64, Vec<String>>>>,
 }
@@ -31,6 +33,7 @@ impl Sevens {
         Self {
             store: Arc::new(JsonlDeadLetters::new(dir.join("letters.jsonl"))),
             repaired: false,
+            overtaken: None,
             effects: Arc::default(),
         }
     }
@@ -38,6 +41,13 @@ impl Sevens {
     async fn letters(&self, batch_id: &str) -> Vec<DeadLetter> {
         let all = LetterFilter::of(batch_id);
         self.store.list(&all, None, 100).await.unwrap()
+    }
+
+    async fn settle_all(&self, batch_id: &str) {
+        for letter in self.letters(batch_id).await {
+            let taken = self.store.take(&letter).await.unwrap();
+            taken.expect("the letter is there").commit().await.unwrap();
+        }
     }
 }
 
@@ -76,12 +86,45 @@ impl PageProcessor for Sevens {
         Some(Arc::clone(&self.store) as Arc<dyn DeadLetters>)
     }
 
+    /// Called between the failure of a letter and what is written about it.
+    fn redact(&self, message: String) -> String {
+        if let Some(batch_id) = &self.overtaken {
+            let settle = || tokio::runtime::Handle::current().block_on(self.settle_all(batch_id));
+            tokio::task::block_in_place(settle);
+        }
+        message
+    }
+
     fn settings(&self) -> ProcessorSettings {
         ProcessorSettings {
             retry: RetryPolicy::default().extended(None),
             ..ProcessorSettings::default()
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_another_redrive_has_settled_does_not_come_back() {
+    let env = TestEnv::new("overtaken").await;
+    let dir = tempfile::tempdir().unwrap();
+    let sevens = Sevens::new(dir.path());
+    let worker = env.worker(sevens.clone()).await;
+    let batch = env.start(&env.batch::<Sevens>(()).page_size(1)).await;
+    report(&batch).await;
+    worker.stop().await.unwrap();
+    let overtaken = Sevens {
+        overtaken: Some(batch.id().to_owned()),
+        ..sevens.clone()
+    };
+    let _worker = env.worker(overtaken).await;
+    let thirties = LetterFilter {
+        error_type: Some("Thirties".to_owned()),
+        ..LetterFilter::of(batch.id())
+    };
+    let redrive = env.client.redrive(thirties).await.unwrap();
+    let items = report(&redrive).await.progress.items;
+    assert_eq!((items.failed, items.skipped), (0, 10), "{items:?}");
+    assert_eq!(sevens.letters(batch.id()).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,8 +12,9 @@ use std::{
 use temporal_batch::Timestamp;
 use temporalio_common::{RetryPolicy, error::IncomingError};
 use temporalio_sdk::{
-    ActivityExecutionError, ActivityOptions, CancellableFuture as _, TimerOptions,
-    WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, WorkflowSignalError,
+    ActivityCloseTimeouts, ActivityExecutionError, ActivityOptions, CancellableFuture as _,
+    TimerOptions, WaitConditionOptions, WorkflowCancellationToken, WorkflowContext,
+    WorkflowSignalError,
 };
 use temporalio_workflow::workflows::WorkflowImplementation;
 
@@ -165,7 +166,7 @@ pub enum SubmitError {
     Cancelled,
 }
 
-/// Submits a request and waits for its confirmation, at most for `timeout`. Returns true if the request was written
+/// Submits a request and waits for its confirmation, both together for at most `timeout`. Returns true if the request was written
 /// now, false if it had been written before.
 ///
 /// 1. The request is sent to its shard by a signal. If the shard does not run, or the request is larger than 1 KiB, the
@@ -191,14 +192,32 @@ where
         .check_request(&request)
         .map_err(SubmitError::Refused)?;
     let id = request.id.clone();
-    let number = number(ctx.workflow_time());
+    let began = ctx.workflow_time();
+    let number = number(began);
+    // Delivering takes a part of the time. Temporal has no timer and no activity without any time.
+    let left = || {
+        let passed = began
+            .zip(ctx.workflow_time())
+            .and_then(|(began, now)| now.duration_since(began).ok());
+        timeout
+            .saturating_sub(passed.unwrap_or_default())
+            .max(Duration::from_millis(1))
+    };
     ctx.state_mut(|w| w.confirmations_mut().wait_for(id.clone(), number));
-    let outcome = match deliver(ctx, batcher, request, number).await {
-        Ok(()) => confirmation(ctx, &id, timeout).await,
+    let outcome = match deliver(ctx, batcher, request, number, left).await {
+        Ok(()) => confirmation(ctx, &id, left()).await,
         Err(error) => Err(error),
     };
     ctx.state_mut(|w| w.confirmations_mut().waiting.remove(&id));
     match outcome? {
+        None => Err(SubmitError::ConfirmationTimeout { after: timeout }),
+        Some(outcome) => written(outcome),
+    }
+}
+
+/// Returns whether a request was written now.
+fn written(outcome: Outcome) -> Result<bool, SubmitError> {
+    match outcome {
         Outcome::Written => Ok(true),
         Outcome::AlreadyDone => Ok(false),
         Outcome::Failed {
@@ -219,12 +238,13 @@ fn number(of_the_workflow: Option<SystemTime>) -> u64 {
     of_the_workflow.map_or(0, |time| Timestamp::from(time).0)
 }
 
-/// Sends the request to its shard.
+/// Sends the request to its shard, in the time that is left.
 async fn deliver<W: WorkflowImplementation>(
     ctx: &WorkflowContext<W>,
     batcher: &Batcher,
     request: Request,
     number: u64,
+    left: impl Fn() -> Duration,
 ) -> Result<(), SubmitError> {
     let reply_to = ctx.workflow_id().to_owned();
     if request.bytes() <= SIGNALLED_BYTES {
@@ -257,7 +277,11 @@ async fn deliver<W: WorkflowImplementation>(
         .initial_interval(Duration::from_millis(500))
         .maximum_attempts(SUBMIT_ATTEMPTS)
         .build();
-    let options = ActivityOptions::with_start_to_close_timeout(SUBMIT_TIMEOUT)
+    let timeouts = ActivityCloseTimeouts::ScheduleAndStartToClose {
+        schedule_to_close: left(),
+        start_to_close: SUBMIT_TIMEOUT,
+    };
+    let options = ActivityOptions::with_close_timeouts(timeouts)
         .retry_policy(retry)
         .summary(format!("submit to {}", batcher.name))
         .build();
@@ -282,12 +306,12 @@ fn not_submitted(error: ActivityExecutionError) -> SubmitError {
     }
 }
 
-/// Waits for the confirmation of a request.
+/// Waits for the confirmation of a request. `None` if there is none in time.
 async fn confirmation<W>(
     ctx: &WorkflowContext<W>,
     id: &str,
     timeout: Duration,
-) -> Result<Outcome, SubmitError>
+) -> Result<Option<Outcome>, SubmitError>
 where
     W: Requester + WorkflowImplementation,
 {
@@ -305,25 +329,18 @@ where
     let mut heard = pin!(heard);
     let mut timer = pin!(ctx.timer(timer));
     let mut cancelled = pin!(ctx.cancelled());
-    let end = std::future::poll_fn(|cx| {
-        if heard.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(None);
+    let was_cancelled = std::future::poll_fn(|cx| {
+        if heard.as_mut().poll(cx).is_ready() || timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(false);
         }
-        if timer.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(SubmitError::ConfirmationTimeout { after: timeout }));
-        }
-        match cancelled.as_mut().poll(cx) {
-            Poll::Ready(_) => Poll::Ready(Some(SubmitError::Cancelled)),
-            Poll::Pending => Poll::Pending,
-        }
+        cancelled.as_mut().poll(cx).map(|_| true)
     })
     .await;
     timer.cancel();
     let outcome = ctx.state(|w| w.confirmations().outcome(id).cloned());
-    match (outcome, end) {
-        (Some(outcome), _) => Ok(outcome),
-        (None, Some(error)) => Err(error),
-        (None, None) => Err(SubmitError::ConfirmationTimeout { after: timeout }),
+    match outcome.is_none() && was_cancelled {
+        true => Err(SubmitError::Cancelled),
+        false => Ok(outcome),
     }
 }
 

@@ -182,9 +182,7 @@ impl Finishing {
             Ok(chain) => chain,
             Err(holes) => {
                 let mut check = self.holes(&holes, &found);
-                if !self.missing.is_empty() {
-                    check.notes.extend(self.write_so_far(&found)?);
-                }
+                check.notes.extend(self.write_so_far(&found)?);
                 return Ok(Err(check));
             }
         };

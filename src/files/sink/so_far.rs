@@ -21,11 +21,13 @@ impl Finishing {
     }
 
     /// Writes all records that are there into one file, in their order, if only ranges that are known to be missing
-    /// prevent the result from being finished. Returns a sentence about the file.
+    /// prevent the result from being finished. Returns a sentence about the file. Otherwise an earlier file is removed, since
+    /// it no longer says what is there.
     pub fn write_so_far(&self, found: &[Found]) -> Result<Option<String>, SinkError> {
         let here = found.iter().map(|found| found.link.clone());
         let links: Vec<Link> = here.chain(self.missing.iter().cloned()).collect();
         let Ok(chosen) = chain(&links, self.start.as_ref()) else {
+            self.clear_so_far()?;
             return Ok(None);
         };
         let missing = chosen.links.iter().filter(|i| **i >= found.len()).count();

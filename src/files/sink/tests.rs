@@ -120,6 +120,60 @@ fn numbers(text: &str) -> Vec<u32> {
         .collect()
 }
 
+/// Returns the result of the sink without records that were given up.
+fn finishing(sink: &PartSink, missing: Vec<Link>) -> Finishing {
+    Finishing {
+        directory: sink.directory.clone(),
+        format: sink.format.clone(),
+        gzip: sink.gzip,
+        concatenate: None,
+        start: None,
+        encodings: Vec::new(),
+        owner: Owner {
+            batch_id: "batch".to_owned(),
+            batch_run: "run".to_owned(),
+        },
+        missing,
+    }
+}
+
+#[tokio::test]
+async fn records_so_far_are_one_file_until_it_no_longer_says_what_is_there() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("squares");
+    let sink = PartSink::new(&directory, format());
+    page(&sink, 1, (0, 10), 1).await;
+    page(&sink, 2, (20, 30), 1).await;
+    end(&sink, 3, 30).await;
+    let given_up = Link {
+        start: token(10),
+        end: token(20),
+        stride: 1,
+        written: 0,
+        alone: true,
+    };
+    let finishing = finishing(&sink, vec![given_up]);
+    let stop = AtomicBool::new(false);
+    let not_finished = || match finishing.run(&stop) {
+        Ok(check) => assert!(!check.holds()),
+        Err(_) => panic!("the result was not looked at"),
+    };
+    not_finished();
+    let so_far = directory.join("so-far.csv");
+    let expected: Vec<_> = (1..=10).chain(21..=30).filter(|n| n % 3 != 0).collect();
+    assert_eq!(numbers(&fs::read_to_string(&so_far).unwrap()), expected);
+    // A part is lost, which no dead letter explains.
+    let working = directory.join(".temporal-batch");
+    let parts = files(&working)
+        .into_iter()
+        .filter(|file| file.ends_with(".csv"));
+    for part in parts.take(1) {
+        fs::remove_file(working.join(part)).unwrap();
+    }
+    not_finished();
+    assert!(!so_far.exists());
+}
+
 #[tokio::test]
 async fn a_finished_result_has_its_parts_in_order_and_says_so() {
     let root = tempfile::tempdir().unwrap();
@@ -501,14 +555,8 @@ proptest! {
         runtime.block_on(end(&sink, 9, at));
 
         let finishing = Finishing {
-            directory: sink.directory.clone(),
-            format: sink.format.clone(),
-            gzip,
             concatenate: Some(one_file.clone()),
-            start: None,
-            encodings: Vec::new(),
-            owner: Owner { batch_id: "batch".to_owned(), batch_run: "run".to_owned() },
-            missing: Vec::new(),
+            ..finishing(&sink, Vec::new())
         };
         let stop = AtomicBool::new(false);
         let mut crashes = crashes.into_iter();

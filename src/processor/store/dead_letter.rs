@@ -18,6 +18,19 @@ use crate::{
 
 /// Maximum length of an error message in a dead letter, in characters.
 pub(crate) const MAX_LETTER_CHARS: usize = 1_000;
+const LETTER_GONE: &str = "LetterGone";
+
+/// Returns the error of a transaction that begins after its letter was removed.
+#[cfg(all(feature = "files", feature = "http"))]
+pub(crate) fn gone() -> PageError {
+    PageError::retryable("another redrive has taken the dead letter meanwhile")
+        .with_type(LETTER_GONE)
+}
+
+/// Returns whether an error says that a letter was removed before its transaction began.
+pub(crate) fn is_gone(error: &PageError) -> bool {
+    error.error_type() == LETTER_GONE
+}
 
 /// A record that a batch gave up, or a page that could not be split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -150,6 +163,7 @@ pub trait DeadLetters: Send + Sync + 'static {
 
     /// Takes a letter out for a redrive. The letter is removed when the transaction is committed and kept when
     /// it is dropped. In the meantime it cannot be taken again. `None` means that it has already been removed.
+    /// Letters that are recorded in the transaction replace the removed one, and may have its id.
     async fn take(
         &self,
         letter: &DeadLetter,

@@ -10,7 +10,7 @@ use crate::{
     batch::letter_filter::LetterFilter,
     page::token::PageToken,
     processor::store::{
-        dead_letter::{DeadLetter, DeadLetters},
+        dead_letter::{self, DeadLetter, DeadLetters},
         page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, not_claimed},
     },
     progress::{ItemCounts, report::BatchReport},
@@ -85,13 +85,7 @@ impl Claim {
                 };
                 ledger.begin(claim).await?.ok_or_else(not_claimed)
             }
-            Self::Letter(letter) => {
-                let taken = ledger.take(letter).await?;
-                taken.ok_or_else(|| {
-                    PageError::retryable("another redrive has taken the dead letter meanwhile")
-                        .with_type("LetterGone")
-                })
-            }
+            Self::Letter(letter) => ledger.take(letter).await?.ok_or_else(dead_letter::gone),
         }
     }
 }

@@ -30,11 +30,16 @@ impl BatcherClient {
         timeout: Duration,
     ) -> Result<Outcome, BatcherError> {
         let asking = async {
-            let mut pause = ASK_AGAIN;
+            let asked = [(request_id, routing_key)];
+            let (mut pause, mut compared) = (ASK_AGAIN, false);
             loop {
-                let asked = [(request_id, routing_key)];
-                match self.outcomes(&asked).await {
+                let known = match compared {
+                    true => self.ask(&asked).await,
+                    false => self.outcomes(&asked).await,
+                };
+                match known {
                     Ok(known) => {
+                        compared = true;
                         if let Some(Known::Ended(outcome)) = known.into_iter().next() {
                             return Ok(outcome);
                         }
@@ -62,6 +67,11 @@ impl BatcherClient {
     /// The batcher runs with another number of shards, or the server or no worker answered.
     pub async fn outcomes(&self, asked: &[(&str, &str)]) -> Result<Vec<Known>, BatcherError> {
         self.check_shards().await?;
+        self.ask(asked).await
+    }
+
+    /// Like [`outcomes`](Self::outcomes), once the number of shards was compared.
+    async fn ask(&self, asked: &[(&str, &str)]) -> Result<Vec<Known>, BatcherError> {
         let mut of_shards: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (at, (_, routing_key)) in asked.iter().enumerate() {
             let shard = self.batcher.shard_of(routing_key);

@@ -13,10 +13,10 @@ use crate::{
 
 /// Maximum length of one signal, in bytes. Temporal warns about payloads above 256 KB.
 const SIGNAL_BYTES: usize = 200 * 1024;
-/// Limits on the history of a shard that gets one more signal. A shard with a worker continues as new earlier. Temporal ends
-/// a workflow, with what it holds, at 51,200 events or 50 MB. A worker has to read the history within 10 s, and each of many
-/// clients may send a signal after its look.
-const MAX_EVENTS: u64 = 30_000;
+/// Limits on the history of a shard that gets one more signal. A shard with a worker continues as new earlier. Temporal takes
+/// 10,000 signals for a run, and ends a workflow, with what it holds, at 50 MB. A worker has to read the history within 10 s,
+/// and each of many clients may send a signal after its look.
+const MAX_EVENTS: u64 = 9_000;
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// How often a shard is started that ends before it has the submission.
 const STARTS: u32 = 10;
@@ -87,7 +87,13 @@ impl BatcherClient {
                 Ok(()) => return Ok(()),
                 // It has ended since.
                 Err(WorkflowInteractionError::NotFound(_)) => {}
-                Err(error) => return Err(server(error)),
+                Err(error) => {
+                    // Other clients may have filled the history since the look.
+                    if let Some(running) = self.running(shard).await? {
+                        has_room(&running, &submission)?;
+                    }
+                    return Err(server(error));
+                }
             }
         }
         Err(server(format!(

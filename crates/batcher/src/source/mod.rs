@@ -33,7 +33,7 @@ const SUBMIT_AGAIN: Duration = Duration::from_secs(60);
 /// them as dead letters, or can never write them. A request that is not settled must be taken again later: the loss of a feeder loses nothing,
 /// and a request that was fed twice is written once.
 ///
-/// Two sources come with this crate: [`TableSource`] for a table in PostgreSQL or MariaDB, and [`MemorySource`].
+/// Two sources come with this crate: [`TableSource`] for a table in PostgreSQL, MySQL or MariaDB, and [`MemorySource`].
 /// `docs/batcher.md` says how to write one for a Redis stream or for SQS.
 #[async_trait]
 pub trait RequestSource: Send {

@@ -124,7 +124,9 @@ implement!(
     insert: "INSERT", unless_there: " ON CONFLICT DO NOTHING",
     prune: "DELETE FROM temporal_batch_request WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM temporal_batch_request WHERE written_at < $1 LIMIT $2))",
-    begin: connection => connection.begin().await
+    // PostgreSQL waits for a lock without end unless it is told otherwise. The error about the lock blames no request, as a
+    // write that times out would.
+    begin: connection => connection.begin_with("BEGIN; SET LOCAL lock_timeout = '5s'").await
 );
 
 #[cfg(feature = "mysql")]

@@ -79,6 +79,11 @@ pub trait SqlRequests<DB: RequestDatabase>: Send + Sync + 'static {
 /// written again.
 ///
 /// In MySQL and MariaDB all tables must use InnoDB, because other engines cannot roll a transaction back.
+///
+/// A write that waits for a lock is given up and tried again, for as long as the lock is held. The wait lasts 5 s in
+/// PostgreSQL and in SQLite, whose `busy_timeout` may say otherwise, and 50 s in MySQL and MariaDB
+/// (`innodb_lock_wait_timeout`). Keep [`Batcher::write_timeout`](crate::Batcher::write_timeout) above it: a write that
+/// times out counts as an attempt.
 pub struct SqlWriter<DB: RequestDatabase, W> {
     pool: Pool<DB>,
     letters: Arc<SqlLedger<DB>>,
@@ -136,15 +141,16 @@ impl<DB: RequestDatabase, W: SqlRequests<DB>> SqlWriter<DB, W> {
         let mut connection = self.pool.acquire().await?;
         let mut transaction = DB::begin(&mut connection).await?;
         let written = self.write_new(&mut transaction, batcher, requests).await;
-        let rolled_back = match written {
-            Ok(written) => {
-                transaction.commit().await?;
-                return Ok(written);
-            }
-            Err(_) => transaction.rollback().await,
+        let (written, ended) = match written {
+            Ok(written) => match transaction.commit().await {
+                Ok(()) => return Ok(written),
+                Err(error) => (Err(error.into()), false),
+            },
+            // `RAISE(ROLLBACK)` has ended the transaction in SQLite already.
+            Err(error) => (Err(error), transaction.rollback().await.is_ok()),
         };
-        if rolled_back.is_err() {
-            // `RAISE(ROLLBACK)` has ended the transaction in SQLite, and `sqlx` would refuse each later one of the connection.
+        if !ended {
+            // `sqlx` takes the connection for one with an open transaction.
             connection.close_on_drop();
         }
         written

@@ -95,6 +95,44 @@ impl<W: BatchWriter> BatchWriter for Watched<W> {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_held_for_longer_than_a_write_may_take_makes_no_dead_letters() {
+    let Some(home) = database::postgres("a_lock_that_is_held").await else {
+        return;
+    };
+    let Database::Postgres(pool) = home.pool.clone() else {
+        unreachable!("the database is a PostgreSQL");
+    };
+    let writer = SqlWriter::new(pool.clone(), Rows);
+    writer.apply_schema().await.unwrap();
+    let mut migration = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE written")
+        .execute(&mut *migration)
+        .await
+        .unwrap();
+    let town = Town::writing("locked", "rows").await.with(|b| {
+        b.max_batch(3)
+            .max_attempts(1)
+            .write_timeout(Duration::from_secs(8))
+    });
+    let failures = Arc::new(AtomicUsize::new(0));
+    let _worker = town
+        .worker(Watched {
+            writer,
+            failures: Arc::clone(&failures),
+        })
+        .await;
+    town.submit(requests(0, 3)).await;
+    eventually("the write has failed twice", || async {
+        (failures.load(Ordering::SeqCst) >= 2).then_some(())
+    })
+    .await;
+    migration.rollback().await.unwrap();
+    let stats = town.shut_down().await;
+    assert_eq!((stats.written, stats.failed), (3, 0), "{stats:?}");
+    assert_eq!(home.rows().await.len(), 3);
+}
+
 /// A connection that breaks may be the fault of a request. Behind a proxy without its database each connection breaks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_without_its_database_makes_no_dead_letters() {

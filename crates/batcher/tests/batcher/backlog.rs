@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use temporal_batch_batcher::{BatcherError, Refusal, Request};
+use temporalio_client::{UntypedSignal, UntypedWorkflow, WorkflowSignalOptions};
+use temporalio_common::data_converters::{PayloadConverter, RawValue};
 
-use crate::{requesters::answer, support::within, town::Town};
+use crate::{
+    requesters::answer,
+    support::within,
+    town::{Town, request},
+};
 
 fn large(i: usize) -> Request {
     Request::new(format!("large-{i:05}"), "x".repeat(95_000))
@@ -38,4 +45,41 @@ async fn a_shard_that_no_worker_reads_is_not_filled_until_the_server_ends_it() {
         refused.starts_with("Refused: ") && refused.contains("backlog"),
         "{refused}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_no_worker_reads_refuses_before_the_server_takes_no_more_signals() {
+    let town = Town::new("signals").await;
+    let client = town.client();
+    client.submit(request(0)).await.unwrap();
+    // Signals of others, which fill the history faster than submissions, of which each looks at it before.
+    let shard = town
+        .env
+        .client
+        .temporal()
+        .get_workflow_handle::<UntypedWorkflow>(town.batcher.workflow_id(0));
+    let signal = |_| async {
+        let nothing = RawValue::from_value(&(), &PayloadConverter::default());
+        let options = WorkflowSignalOptions::default();
+        shard
+            .signal(UntypedSignal::new("other"), nothing, options)
+            .await
+            .unwrap();
+    };
+    let fill = futures::stream::iter(0..8_990).map(signal);
+    let fill = fill.buffer_unordered(32).collect::<Vec<_>>();
+    within("the history is filled", fill).await;
+    let refused = async {
+        for i in 1..100 {
+            if let Err(error) = client.submit(request(i)).await {
+                return Some(error);
+            }
+        }
+        None
+    };
+    let error = within("a request is refused", refused).await;
+    let Some(BatcherError::Refused { reason, .. }) = &error else {
+        panic!("{error:?}");
+    };
+    assert!(matches!(reason, Refusal::Backlog { .. }), "{reason}");
 }

@@ -92,6 +92,17 @@ async fn the_errors_of_a_requester_are_told_apart() {
     let broken = Requesters::without_submit_activities(&format!("{}-broken", town.env.queue)).await;
     let unsubmitted = answer(&broken.request(&nobody, request(9), LONG).await).await;
     assert!(unsubmitted.starts_with("SubmitUnknown: "), "{unsubmitted}");
+    let attempts = async |request| {
+        let id = format!("{}-broken-{request}", town.env.queue);
+        submit_attempts(&town, &id).await
+    };
+    assert_eq!(attempts("r00009").await, 5);
+    // The time of the requester bounds the delivery too.
+    let short = Duration::from_secs(1);
+    let unsubmitted = answer(&broken.request(&nobody, request(10), short).await).await;
+    assert!(unsubmitted.starts_with("SubmitUnknown: "), "{unsubmitted}");
+    let attempts = attempts("r00010").await;
+    assert!(attempts < 5, "{attempts} attempts");
 }
 
 #[tokio::test]
@@ -173,4 +184,15 @@ async fn everyone_who_submits_the_same_request_is_told() {
     assert_eq!(answer(&first).await, WRITTEN);
     assert_eq!(answer(&second).await, WRITTEN);
     assert_eq!(sink.written()["same"], 1);
+}
+
+/// The attempts of the activity that submits for a requester, which are more than those of its other activities.
+async fn submit_attempts(town: &Town, requester: &str) -> u64 {
+    let histories = town.env.histories(requester).await;
+    let history: serde_json::Value = serde_json::from_slice(&histories[0]).unwrap();
+    let events = history["events"].as_array().unwrap().iter();
+    let attempt = |event: &serde_json::Value| {
+        event["attributes"]["ActivityTaskStartedEventAttributes"]["attempt"].as_u64()
+    };
+    events.filter_map(attempt).max().unwrap()
 }

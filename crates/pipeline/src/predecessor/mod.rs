@@ -27,7 +27,8 @@ const PARTS_OF_A_REMAINDER: u32 = 4;
 /// A batch that another one follows.
 ///
 /// Start both batches at once, in any order. The follower waits by itself, in its workers: the wait outlives the client,
-/// the workers and a continue-as-new.
+/// the workers and a continue-as-new. Only a new run of a batch that has ended must begin before its follower, which would
+/// take the earlier run for it.
 ///
 /// | follow | call | where |
 /// |---|---|---|

@@ -28,6 +28,8 @@ pub struct Numbers<O: Send + 'static> {
     pub pipeline: Pipeline<u64, O>,
     pub settings: ProcessorSettings,
     pub letters: Option<Arc<JsonlDeadLetters>>,
+    /// Whether a page that is not full says that the data ends.
+    pub says_end: bool,
 }
 
 impl<O: Send + 'static> Numbers<O> {
@@ -48,6 +50,7 @@ impl<O: Send + 'static> Numbers<O> {
             pipeline,
             settings,
             letters: None,
+            says_end: false,
         }
     }
 }
@@ -60,7 +63,9 @@ impl<O: Send + 'static> PageProcessor for Numbers<O> {
     type Item = u64;
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
-        Page::keyset(numbers_of(ctx, ctx.args().n), |n| *n)
+        let page = Page::keyset(numbers_of(ctx, ctx.args().n), |n| *n)?;
+        let is_last = self.says_end && page.items().len() < ctx.page_size();
+        Ok(if is_last { page.last() } else { page })
     }
 
     async fn process(

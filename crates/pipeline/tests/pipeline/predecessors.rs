@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
     Batch, BatchClient, BatchHandle, Outcome, Page, PageContext, PageError, PageProcessor,
-    PageRange, PageReport, ProcessorSettings, SkipAhead,
+    PageRange, PageReport, PageToken, ProcessorSettings, SkipAhead,
     errors::ResultError,
     settings::RetryPolicy,
     store::{DeadLetters, JsonlDeadLetters, LetterFilter},
@@ -168,6 +168,7 @@ impl Chained {
             }))
         });
         first.letters.clone_from(&letters);
+        first.says_end = true;
         let follower = Follower {
             client: env.client.clone(),
             letters,
@@ -234,6 +235,10 @@ impl Chained {
             worker.stop().await.unwrap();
         }
     }
+}
+
+fn number(token: Option<&PageToken>) -> Option<u64> {
+    token.map(|token| token.decode().unwrap())
 }
 
 /// The numbers that were not deleted, without some.
@@ -320,11 +325,30 @@ async fn a_range_that_the_batch_before_has_given_up_is_left_out_alone_and_listed
     let [left_out] = &second_report.progress.failed[..] else {
         panic!("{:?}", second_report.progress.failed);
     };
-    let number = |token: &Option<temporal_batch::PageToken>| {
-        token.as_ref().map(|token| token.decode::<u64>().unwrap())
+    assert_eq!(number(left_out.start.as_ref()), Some(30));
+    assert_eq!(number(left_out.end.as_ref()), Some(35));
+    assert_eq!(left_out.error_type, "PredecessorGaveUp");
+    chained.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_page_that_the_batch_before_has_given_up_is_left_out_and_listed() {
+    let chained = Chained::new("left-out-last", 2, false).await;
+    chained.gate.change(|gate| gate.poison = 60);
+    chained.open(35);
+    // The last page has four numbers and says that nothing follows.
+    let first = chained.env.batch::<Numbers<Items<u64>>>(UpTo { n: 60 });
+    let second = chained.env.start(&chained.after(first.id(), true)).await;
+    let first = chained.env.start(&first.page_size(7)).await;
+    assert_eq!(report(&first).await.outcome, Outcome::CompletedWithFailures);
+    let second_report = report(&second).await;
+    assert_eq!(second_report.outcome, Outcome::CompletedWithFailures);
+    assert_eq!(chained.of(&second), all_but(|n| n > 56));
+    let [left_out] = &second_report.progress.failed[..] else {
+        panic!("{:?}", second_report.progress.failed);
     };
-    assert_eq!(number(&left_out.start), Some(30));
-    assert_eq!(number(&left_out.end), Some(35));
+    assert_eq!(number(left_out.start.as_ref()), Some(56));
+    assert_eq!(number(left_out.end.as_ref()), Some(60));
     assert_eq!(left_out.error_type, "PredecessorGaveUp");
     chained.stop().await;
 }
