@@ -243,11 +243,14 @@ impl ApiClient {
             .map(|(left, reset)| (left, reset.min(self.options.longest_wait)));
         passed.answered(refused, advice);
         let link = of_headers(answer.headers(), "link");
+        let is_success = (200..300).contains(&status);
         let body = match self.body(answer).await {
             Ok(body) => body,
+            // The status says enough, whatever the body is.
+            Err(_) if !is_success => bytes::Bytes::new(),
             Err(failure) => return Attempt::Failed(failure),
         };
-        if (200..300).contains(&status) {
+        if is_success {
             return Attempt::Answered(ApiAnswer { status, link, body });
         }
         let failure = self.failure(status, &body);

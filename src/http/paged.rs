@@ -211,11 +211,19 @@ impl PagedApi {
         end: Option<&ApiCursor>,
         size: usize,
     ) -> Result<Url, PageError> {
-        let base = Url::parse(&self.url)?;
+        let mut url = Url::parse(&self.url)?;
         let mut size = size as u64;
-        let mut url = base.clone();
         match (&self.paging, at) {
-            (Paging::Link, Some(at)) => return Ok(base.join(&at.0)?),
+            (Paging::Link, Some(at)) => {
+                // Not joined: a path with two slashes would name another host.
+                let (path, query) = match at.0.split_once('?') {
+                    Some((path, query)) => (path, Some(query)),
+                    None => (at.0.as_str(), None),
+                };
+                url.set_path(path);
+                url.set_query(query);
+                return Ok(url);
+            }
             (Paging::Cursor { parameter, .. }, Some(at)) => set(&mut url, parameter, &at.0),
             (Paging::Offset { parameter }, at) => {
                 let offset = at.map_or(Ok(0), offset_of)?;
@@ -307,9 +315,13 @@ fn items_of<T: DeserializeOwned>(
     expected: usize,
 ) -> Result<Vec<T>, PageError> {
     let text = std::str::from_utf8(answer.body())?;
-    let list = super::template::at_pointer(text, pointer).unwrap_or("[]");
+    // An object with a key twice has no field that is certain.
+    let list =
+        super::template::at_pointer(text, pointer).ok_or_else(|| lacks("one list", pointer))?;
     let items: Vec<&RawValue> = serde_json::from_str(list)?;
-    debug_assert_eq!(items.len(), expected);
+    if items.len() != expected {
+        return Err(lacks("one list", pointer));
+    }
     let item = |(at, item): (usize, &&RawValue)| {
         serde_json::from_str(item.get()).map_err(|error| {
             PageError::non_retryable(
@@ -403,6 +415,30 @@ mod tests {
         assert_eq!(elsewhere.error_type(), "NextElsewhere");
         let at = api.page_url(found.as_ref(), None, 10).unwrap();
         assert_eq!(at.as_str(), "https://api.example.org/items?page=2");
+        // Two slashes do not make a host of a path.
+        let sloppy = next("<https://api.example.org//evil.example/items?page=2>; rel=next");
+        let at = api.page_url(sloppy.unwrap().as_ref(), None, 10).unwrap();
+        assert_eq!(
+            at.as_str(),
+            "https://api.example.org//evil.example/items?page=2"
+        );
+    }
+
+    #[test]
+    fn an_answer_with_a_field_twice_loses_no_items() {
+        let paging = Paging::Cursor {
+            field: "/next".to_owned(),
+            parameter: "after".to_owned(),
+        };
+        let api = PagedApi::new(url(), paging).items("/data");
+        for body in [
+            r#"{"data":[1,2],"data":[3],"next":"x"}"#,
+            r#"{"data":[1,2],"total":2,"total":2,"next":"x"}"#,
+        ] {
+            let read = api.read::<u64>(&answer(body, None), None, &url());
+            let error = read.err().unwrap();
+            assert_eq!(error.error_type(), "AnswerNotReadable", "{body}");
+        }
     }
 
     #[test]

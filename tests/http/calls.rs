@@ -64,6 +64,7 @@ async fn a_page_has_as_many_calls_in_flight_as_allowed_and_no_more() {
 async fn an_answer_that_cannot_be_used_is_a_failure_with_its_reason() {
     let api = MockApi::start(|call| match call.path.as_str() {
         "/large" => Reply::of(200, "x".repeat(2_000)),
+        "/down" => Reply::of(503, "x".repeat(2_000)),
         "/slow" => Reply::of(200, "").after(Duration::from_secs(60)),
         "/moved" => Reply::of(302, "").header("location", "/elsewhere"),
         "/text" => Reply::of(400, "é".repeat(5_000)),
@@ -81,6 +82,9 @@ async fn an_answer_that_cannot_be_used_is_a_failure_with_its_reason() {
     let large = get(&client, "/large").await.unwrap_err();
     assert_eq!(large.error().error_type(), "AnswerTooLarge");
     assert!(!large.error().is_retryable());
+    let down = get(&client, "/down").await.unwrap_err();
+    assert_eq!(down.error().error_type(), "Http503");
+    assert!(down.error().is_retryable());
     let moved = get(&client, "/moved").await.unwrap_err();
     assert_eq!(
         (moved.status(), moved.error().error_type()),

@@ -185,7 +185,14 @@ impl BatcherActivities {
         if letters.is_empty() {
             return Ok(());
         }
-        writer.dead_letters().put(&letters).await
+        let store = writer.dead_letters();
+        let limit = order.write_timeout;
+        timeout(limit, store.put(&letters))
+            .await
+            .unwrap_or_else(|_| {
+                let late = format_args!("the dead letters took longer than {limit:?}");
+                Err(PageError::environment(late).with_type("WriteTimeout"))
+            })
     }
 }
 

@@ -176,7 +176,7 @@ pub enum Known {
     Pending,
     /// The request has this outcome.
     Ended(Outcome),
-    /// The shard has never had the request, or has forgotten it. It remembers the last 1,000 outcomes.
+    /// The shard has never had the request, or has forgotten it. It remembers the last 1,000, up to 128 KiB.
     Unknown,
 }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::Value;
 use temporal_batch::{PageError, settings::ItemRetry};
 
 use crate::{
@@ -87,17 +86,15 @@ impl<T: Clone + Send + Sync + 'static> Link<T, T> for Action<T> {
         let Step {
             name, work, policy, ..
         } = &self.step;
-        if run.kept.contains_key(name) {
-            return run.restore::<()>(name).unwrap_or(Ok(())).map(|()| input);
+        if let Some(counted) = run.recount(name) {
+            return counted.map(|()| input);
         }
-        let error = match policy.attempt(name, work, run, &input).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(Stop::Page(error)) if error.is_environment() && self.best_effort => Some(error),
-            Err(stop) => return Err(stop),
-        };
-        if let Some(error) = error {
+        let before = run.outcomes().counts.clone();
+        if let Err(error) = policy.attempt(name, work, run, &input).await? {
             if !self.best_effort {
+                if error.is_environment() {
+                    return Err(Stop::Page(error));
+                }
                 let step = name.clone();
                 return Err(Stop::Fail { step, error });
             }
@@ -112,7 +109,7 @@ impl<T: Clone + Send + Sync + 'static> Link<T, T> for Action<T> {
             run.outcomes().count(&format!("{name}: failed"), 1);
         }
         if self.kept {
-            run.keep(name, Value::Null).await?;
+            run.keep_action(name, &before).await?;
         }
         Ok(input)
     }

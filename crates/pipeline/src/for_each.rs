@@ -112,6 +112,7 @@ where
             store: round.page.store,
             key,
             kept,
+            items: 1,
             slot: Some(Slot::new(&round.slots)),
             outcomes: Mutex::default(),
         };

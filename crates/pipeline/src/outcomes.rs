@@ -54,6 +54,15 @@ impl Outcomes {
         }
     }
 
+    /// Returns what was counted since the counters were as given.
+    pub fn counts_since(&self, before: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
+        let since = |(name, count): (&String, &i64)| {
+            let before = before.get(name).copied().unwrap_or(0);
+            (name.clone(), count.saturating_sub(before))
+        };
+        self.counts.iter().map(since).collect()
+    }
+
     /// Returns whether anything has failed so far, also if a fallback replaced it.
     pub fn has_failed(&self) -> bool {
         let mut ended = self.ended.values();

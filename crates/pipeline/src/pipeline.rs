@@ -111,6 +111,7 @@ impl<Item: Send + 'static, O: Send + 'static> Pipeline<Item, O> {
             store: self.store.as_deref(),
             kept: self.kept(host, &key).await?,
             key,
+            items: count,
             slot: None,
             outcomes: Mutex::default(),
         };

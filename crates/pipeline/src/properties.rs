@@ -26,6 +26,8 @@ use crate::{
 /// A page without waits and without a rate.
 struct Alone {
     attempt: u32,
+    /// True if the page is told to end: an error of its work may be a consequence.
+    interrupted: bool,
 }
 
 #[async_trait]
@@ -35,7 +37,11 @@ impl Host for Alone {
         _: ItemRetry,
         mut work: Attempts<'w>,
     ) -> Result<Result<(), PageError>, PageError> {
-        Ok(work().await)
+        let done = work().await;
+        if self.interrupted {
+            return done.map(Ok);
+        }
+        Ok(done)
     }
 
     async fn permit(&self) -> Result<(), PageError> {
@@ -90,7 +96,10 @@ fn attempt<I: Send + 'static, O: Send + 'static>(
     attempt: u32,
     items: Vec<I>,
 ) -> Result<PageReport, PageError> {
-    let host = Alone { attempt };
+    let host = Alone {
+        attempt,
+        interrupted: false,
+    };
     run(pipeline.run_on(&host, "page".to_owned(), items)).map(|(report, _)| report)
 }
 
@@ -511,6 +520,109 @@ fn a_failure_is_not_kept_so_that_a_redrive_tries_again() {
     assert_eq!(attempt(&pipeline, 1, vec![1, 2]).unwrap().failed(), 2);
     *lock(&down) = false;
     assert_eq!(attempt(&pipeline, 2, vec![1, 2]).unwrap().failed(), 0);
+}
+
+#[test]
+fn a_kept_action_of_a_page_hides_nothing_that_fails_in_a_later_attempt() {
+    let attempts = Arc::new(Mutex::new(0));
+    let (begun, ended) = (Arc::clone(&attempts), Arc::clone(&attempts));
+    let mails = Arc::new(Mutex::new(0));
+    let mailed = Arc::clone(&mails);
+    let pipeline = Pipeline::with_store(InMemory::default(), |page| {
+        page.for_each(
+            1,
+            |n: &u32| *n,
+            |n| {
+                n.step(step("write", move |_, n: u32| {
+                    let fails_now = *lock(&begun) > 0 && n == 2;
+                    async move { if fails_now { Err(fails()) } else { Ok(n) } }
+                }))
+            },
+        )
+        .action(
+            action("mail", move |ctx, _: Items<u32>| {
+                *lock(&mailed) += 1;
+                ctx.count("mails", 1);
+                async { Ok(()) }
+            })
+            .kept(),
+        )
+        .step(step("total", move |_, items: Items<u32>| {
+            *lock(&ended) += 1;
+            let is_first = *lock(&ended) == 1;
+            async move {
+                if is_first {
+                    Err(fails())
+                } else {
+                    Ok(items.len())
+                }
+            }
+        }))
+    });
+    let pipeline = pipeline.unwrap();
+    attempt(&pipeline, 1, vec![1, 2, 3]).unwrap_err();
+    let report = attempt(&pipeline, 2, vec![1, 2, 3]).unwrap();
+    assert_eq!(report.failed(), 1);
+    assert_eq!(format!("{report:?}").matches("mails").count(), 1);
+    assert_eq!((*lock(&mails), *lock(&attempts)), (1, 2));
+}
+
+#[test]
+fn a_page_with_other_items_does_not_continue_after_a_kept_step() {
+    let totals = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&totals);
+    let ended = Arc::new(Mutex::new(0));
+    let pipeline = Pipeline::with_store(InMemory::default(), |page| {
+        page.step(
+            step("total", move |_, items: Items<u32>| {
+                lock(&seen).push(items.len());
+                async move { Ok(items) }
+            })
+            .kept(),
+        )
+        .step(step("write", move |_, items: Items<u32>| {
+            *lock(&ended) += 1;
+            let is_last = *lock(&ended) == 3;
+            async move {
+                if is_last {
+                    Ok(items.len())
+                } else {
+                    Err(fails())
+                }
+            }
+        }))
+    });
+    let pipeline = pipeline.unwrap();
+    attempt(&pipeline, 1, vec![1, 2]).unwrap_err();
+    attempt(&pipeline, 2, vec![1, 2]).unwrap_err();
+    assert_eq!(*lock(&totals), [2], "the same items");
+    let _ = attempt(&pipeline, 3, vec![1, 2, 3]).unwrap();
+    assert_eq!(*lock(&totals), [2, 3]);
+}
+
+#[test]
+fn an_interrupted_action_is_not_remembered_as_done() {
+    let store = InMemory::default();
+    let pipeline = Pipeline::with_store(store.clone(), |page| {
+        page.action(
+            action("mail", async |_, _: Items<u32>| {
+                Err(PageError::environment("the pool is closed"))
+            })
+            .best_effort()
+            .kept(),
+        )
+    });
+    let pipeline = pipeline.unwrap();
+    let interrupted = Alone {
+        attempt: 1,
+        interrupted: true,
+    };
+    let ended = run(pipeline.run_on(&interrupted, "page".to_owned(), vec![1]));
+    assert!(ended.err().unwrap().is_environment());
+    assert!(lock(&store.0).is_empty());
+    // The same error of a page that goes on is a failure of the action.
+    assert_eq!(attempt(&pipeline, 1, vec![1]).unwrap().failed(), 0);
+    assert_eq!(lock(&store.0).len(), 1);
 }
 
 #[test]

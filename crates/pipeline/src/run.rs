@@ -89,13 +89,18 @@ pub(crate) struct Run<'a> {
     pub store: Option<&'a dyn StepStore>,
     pub key: String,
     pub kept: KeptResults,
+    /// The number of items in the page; 1 for one item.
+    pub items: usize,
     pub slot: Option<Slot>,
     pub outcomes: Mutex<Outcomes>,
 }
 
-/// The result of a step with everything that had happened until then.
+/// The result of a step with everything that had happened until then, or the counts of an action alone.
 #[derive(Serialize, Deserialize)]
 struct Checkpoint {
+    /// The items of the page when the step was done. A page that has others by now does not continue there: the outcomes
+    /// name items by their positions. `None` for an action, whose counts concern no item.
+    items: Option<usize>,
     result: Value,
     outcomes: Outcomes,
 }
@@ -128,10 +133,40 @@ impl<'a> Run<'a> {
     /// would find the failure again instead of trying the step.
     pub async fn keep(&self, step: &str, result: Value) -> Result<(), Stop> {
         let outcomes = self.outcomes().clone();
-        let Some(store) = self.store.filter(|_| !outcomes.has_failed()) else {
+        let items = Some(self.items);
+        let checkpoint = Checkpoint {
+            items,
+            result,
+            outcomes,
+        };
+        self.keep_checkpoint(step, checkpoint).await
+    }
+
+    /// Stores that an action was done, with what it has counted since. The items are none of its business: whoever repeats the
+    /// page finds their outcomes again.
+    pub async fn keep_action(
+        &self,
+        step: &str,
+        before: &BTreeMap<String, i64>,
+    ) -> Result<(), Stop> {
+        let counts = self.outcomes().counts_since(before);
+        let outcomes = Outcomes {
+            counts,
+            ..Outcomes::default()
+        };
+        let checkpoint = Checkpoint {
+            items: None,
+            result: Value::Null,
+            outcomes,
+        };
+        self.keep_checkpoint(step, checkpoint).await
+    }
+
+    async fn keep_checkpoint(&self, step: &str, checkpoint: Checkpoint) -> Result<(), Stop> {
+        let has_failed = self.outcomes().has_failed();
+        let Some(store) = self.store.filter(|_| !has_failed) else {
             return Ok(());
         };
-        let checkpoint = Checkpoint { result, outcomes };
         let kept = KeptStep {
             key: self.key.clone(),
             step: step.to_owned(),
@@ -141,17 +176,33 @@ impl<'a> Run<'a> {
         kept.map_err(Stop::Page)
     }
 
-    /// Returns the kept result of a step, and takes over what had happened until then.
+    /// Returns the kept result of a step, and takes over what had happened until then. `None` if there is none, or if the page
+    /// has another number of items by now.
     pub fn restore<O: DeserializeOwned>(&self, step: &str) -> Option<Result<O, Stop>> {
         let kept = self.kept.get(step)?;
         let read = Checkpoint::deserialize(kept).and_then(|checkpoint| {
+            if checkpoint.items != Some(self.items) {
+                return Ok(None);
+            }
             let result = O::deserialize(checkpoint.result)?;
-            Ok((result, checkpoint.outcomes))
+            Ok(Some((result, checkpoint.outcomes)))
         });
-        Some(match read {
-            Ok((result, outcomes)) => {
+        match read {
+            Ok(read) => read.map(|(result, outcomes)| {
                 *self.outcomes() = outcomes;
                 Ok(result)
+            }),
+            Err(error) => Some(Err(not_readable(step, &error))),
+        }
+    }
+
+    /// Adds what a kept action has counted. `None` if it was not done.
+    pub fn recount(&self, step: &str) -> Option<Result<(), Stop>> {
+        let kept = self.kept.get(step)?;
+        Some(match Checkpoint::deserialize(kept) {
+            Ok(checkpoint) => {
+                self.outcomes().count_all(checkpoint.outcomes.counts);
+                Ok(())
             }
             Err(error) => Err(not_readable(step, &error)),
         })

@@ -134,8 +134,8 @@ impl<I, O> Step<I, O> {
     /// after the last kept step of each item, or of the page. Neither this step nor those before it run again.
     ///
     /// A result is not kept if the item, or anything in the page for a step of the page, has failed before, so that a
-    /// redrive tries again. A page is the same if it has the same bounds, so a page that is cut differently runs from its beginning. An item is
-    /// the same wherever its page is cut.
+    /// redrive tries again. A page is the same if it has the same bounds and the same number of items, so a page that is cut differently runs
+    /// from its beginning. An item is the same wherever its page is cut.
     pub fn kept(mut self) -> Self
     where
         O: Serialize + DeserializeOwned,
@@ -176,7 +176,7 @@ impl Policy {
         part
     }
 
-    /// Makes the attempts within the page. The inner error is that of the last one.
+    /// Makes the attempts within the page. The inner error is that of the last one; an environment error is among them.
     pub async fn attempt<I, O>(
         &self,
         name: &str,
@@ -209,7 +209,7 @@ impl Policy {
         });
         let ended = run.host.attempts(self.retry, attempts).await;
         match ended.map_err(Stop::Page)? {
-            Err(error) if error.is_environment() => Err(Stop::Page(error)),
+            Err(error) if error.is_environment() => Ok(Err(error)),
             Err(error) => match self.page_wait(run.host.page_attempt(), &error) {
                 Some(wait) => Err(Stop::RetryPage(again(name, wait, &error))),
                 None => Ok(Err(error)),
@@ -248,6 +248,7 @@ where
         let done = self.policy.attempt(&self.name, &self.work, run, &input);
         let result = match (done.await?, &self.fallback) {
             (Ok(result), _) => result,
+            (Err(error), _) if error.is_environment() => return Err(Stop::Page(error)),
             (Err(error), Some(fallback)) => {
                 let mut outcomes = run.outcomes();
                 outcomes.replace(Failure::at(&self.name, &error));

@@ -18,7 +18,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 const ASK_SELDOM: Duration = Duration::from_secs(2);
 
 impl BatcherClient {
-    /// Waits for the outcome of a request. A shard remembers its last 1,000 outcomes.
+    /// Waits for the outcome of a request. A shard remembers its last outcomes: 1,000 or 128 KiB of them,
+    /// whichever is less.
     ///
     /// # Errors
     /// [`ConfirmationTimeout`](BatcherError::ConfirmationTimeout), also if no worker answers; or the batcher runs with

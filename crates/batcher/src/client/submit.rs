@@ -87,13 +87,15 @@ impl BatcherClient {
                 Ok(()) => return Ok(()),
                 // It has ended since.
                 Err(WorkflowInteractionError::NotFound(_)) => {}
-                Err(error) => {
-                    // Other clients may have filled the history since the look.
+                // Other clients may have filled the history since the look.
+                Err(WorkflowInteractionError::Rpc(status))
+                    if status.message().contains("limit for signal events") =>
+                {
                     if let Some(running) = self.running(shard).await? {
-                        has_room(&running, &submission)?;
+                        return Err(backlog(&running, &submission));
                     }
-                    return Err(server(error));
                 }
+                Err(error) => return Err(server(error)),
             }
         }
         Err(server(format!(
@@ -107,8 +109,12 @@ fn has_room(running: &Running, submission: &Submission) -> Result<(), BatcherErr
     if running.events <= MAX_EVENTS && running.bytes <= MAX_BYTES {
         return Ok(());
     }
+    Err(backlog(running, submission))
+}
+
+fn backlog(running: &Running, submission: &Submission) -> BatcherError {
     let first = submission.requests.first();
-    Err(BatcherError::Refused {
+    BatcherError::Refused {
         request_id: first.map_or_else(String::new, |request| request.id.clone()),
         reason: Refusal::Backlog {
             events: running.events,
@@ -116,7 +122,7 @@ fn has_room(running: &Running, submission: &Submission) -> Result<(), BatcherErr
             max_events: MAX_EVENTS,
             max_bytes: MAX_BYTES,
         },
-    })
+    }
 }
 
 /// Divides requests into signals.

@@ -33,6 +33,9 @@ const SUBMIT_AGAIN: Duration = Duration::from_secs(60);
 /// them as dead letters, or can never write them. A request that is not settled must be taken again later: the loss of a feeder loses nothing,
 /// and a request that was fed twice is written once.
 ///
+/// A number in the payload of a row is read as a 64-bit integer or a 64-bit floating-point number: write longer ones as
+/// texts.
+///
 /// Two sources come with this crate: [`TableSource`] for a table in PostgreSQL, MySQL or MariaDB, and [`MemorySource`].
 /// `docs/batcher.md` says how to write one for a Redis stream or for SQS.
 #[async_trait]

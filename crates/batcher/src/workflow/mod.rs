@@ -25,8 +25,8 @@ use calls::Calls;
 
 pub(crate) use calls::{ActivityDefs, ConfirmActivity, SubmitForActivity, WriteActivity};
 
-/// Events after which a run no longer waits for its writes. Temporal ends a run at 51,200.
-const OVERDUE_EVENTS: u32 = 20_000;
+/// Events after which a run no longer waits for its writes. Clients submit nothing to a run with 9,000.
+const OVERDUE_EVENTS: u32 = 7_000;
 /// Signals after which a run continues as new. Temporal refuses more than 10,000.
 const DUE_SIGNALS: u32 = 4_000;
 /// Signals after which a run no longer waits for its writes.

@@ -194,7 +194,7 @@ impl Predecessor {
         ctx: &PageContext<P>,
         work: impl Future<Output = Result<T, PageError>>,
     ) -> Result<T, PageError> {
-        let nothing_new = || errors::runs(self.id(), "has finished nothing new");
+        let nothing_new = || errors::runs(self.id(), &self.watch.nothing_new(ctx.batch_run()));
         let work = tokio::time::timeout(PATIENCE_OF_A_PAGE, work);
         tokio::select! {
             done = work => done.unwrap_or_else(|_| Err(nothing_new())),
@@ -243,7 +243,7 @@ impl Predecessor {
 
     async fn looked(&self, run: &str) -> Result<Arc<Coverage>, PageError> {
         let looked = self.watch.look(run).await?;
-        looked.ok_or_else(|| errors::runs(self.id(), "has not begun, or cannot be asked"))
+        looked.ok_or_else(|| errors::runs(self.id(), &self.watch.nothing_new(run)))
     }
 
     /// Returns the error of the range that begins at a cursor.

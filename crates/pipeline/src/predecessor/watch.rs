@@ -39,6 +39,8 @@ struct Seen {
     found: Option<PageToken>,
     /// The time that the batch ran until the latest look.
     ran: Duration,
+    /// The reason why the latest look found nothing.
+    trouble: Option<String>,
 }
 
 impl Watch {
@@ -77,6 +79,14 @@ impl Watch {
         start.is_some() && self.seen(follower).found == start
     }
 
+    /// Returns why nothing new is known of the batch.
+    pub fn nothing_new(&self, follower: &str) -> String {
+        match &self.seen(follower).trouble {
+            Some(trouble) => format!("has not begun, or cannot be asked: {trouble}"),
+            None => "has finished nothing new".to_owned(),
+        }
+    }
+
     pub async fn rest(&self) {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
@@ -91,8 +101,12 @@ impl Watch {
             true => self.batch.progress_within(age.max(LOOK_AGAIN)).await,
             false => self.batch.progress().await,
         };
-        let Ok(progress) = looked else {
-            return Ok(None);
+        let progress = match looked {
+            Ok(progress) => progress,
+            Err(error) => {
+                self.seen(follower).trouble = Some(error.to_string());
+                return Ok(None);
+            }
         };
         // The letters are read after the progress, so that none is missing for a range that is finished in it.
         let letters = self.letters_of(&progress).await?;
@@ -100,6 +114,7 @@ impl Watch {
         let mut seen = self.seen(follower);
         seen.ran = progress.as_of.since(progress.started_at);
         seen.coverage = Some(Arc::clone(&coverage));
+        seen.trouble = None;
         Ok(Some(coverage))
     }
 
