@@ -41,7 +41,14 @@ impl BatcherState {
         };
         let number = self.number();
         let requests = self.pending.drain(..count).collect();
-        self.writing.insert(number, Batch { requests, reason });
+        self.writing.insert(
+            number,
+            Batch {
+                requests,
+                reason,
+                hand_overs: 0,
+            },
+        );
         Flush::Now(number)
     }
 

@@ -99,6 +99,9 @@ pub(super) fn json_bytes(text: &str) -> u64 {
 pub(super) struct Batch {
     pub(super) requests: Vec<Held>,
     pub(super) reason: FlushReason,
+    /// The runs that ended while the batch was being written. Its failures in them are not known.
+    #[serde(default, skip_serializing_if = "crate::request::is_zero")]
+    pub(super) hand_overs: u64,
 }
 
 /// A confirmation for one requester.

@@ -107,6 +107,9 @@ impl BatcherState {
             self.answers.push_front(answer);
         }
         self.unfinished = self.writing.keys().copied().collect();
+        for batch in self.writing.values_mut() {
+            batch.hand_overs += 1;
+        }
         let writing = self.writing.values().flat_map(|batch| &batch.requests);
         for held in self.pending.iter().chain(writing) {
             self.ids.insert(held.request.id.clone());
@@ -305,6 +308,19 @@ impl BatcherState {
         let requests = held.iter().map(|held| held.request.clone()).collect();
         let received_at = held.iter().map(|held| held.received_at).collect();
         Some((requests, received_at, batch.reason))
+    }
+
+    /// Returns how often the write of a batch may fail in this run before it is split. Each run that ended meanwhile counts as
+    /// a failure, so that requests that always fail are given up at last; one failure after another run is not enough.
+    pub fn attempts_left(&self, number: u64, max_attempts: u32) -> u32 {
+        let hand_overs = self
+            .writing
+            .get(&number)
+            .map_or(0, |batch| batch.hand_overs);
+        let hand_overs = u32::try_from(hand_overs).unwrap_or(u32::MAX);
+        max_attempts
+            .saturating_sub(hand_overs)
+            .max(max_attempts.min(2))
     }
 
     /// Returns the confirmations of a number, each with its workflow.

@@ -477,6 +477,21 @@ fn next_run(state: &BatcherState) -> BatcherState {
 }
 
 #[test]
+fn a_write_that_outlives_runs_has_fewer_attempts_in_each() {
+    let mut state = BatcherState::default();
+    submit_some(&mut state, 0);
+    let step = state.next(&batcher(), Timestamp(0), HandOver::No);
+    assert_eq!(step, Step::Write(0));
+    let mut left = Vec::new();
+    for _ in 0..5 {
+        left.push(state.attempts_left(0, 4));
+        state = next_run(&state);
+    }
+    assert_eq!(left, [4, 3, 2, 2, 2]);
+    assert_eq!(state.attempts_left(0, 1), 1);
+}
+
+#[test]
 fn a_stuck_write_does_not_hold_up_a_run_that_is_to_end() {
     let mut state = BatcherState::default();
     submit_some(&mut state, 0);

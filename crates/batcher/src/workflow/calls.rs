@@ -87,7 +87,7 @@ impl<'a> Calls<'a> {
                 reason,
                 received_at,
                 pending: w.state.pending(),
-                max_attempts: batcher.limits.max_attempts,
+                max_attempts: w.state.attempts_left(number, batcher.limits.max_attempts),
                 write_timeout: batcher.limits.write_timeout,
             })
         });
