@@ -142,8 +142,8 @@ impl<'a> Run<'a> {
         self.keep_checkpoint(step, checkpoint).await
     }
 
-    /// Stores that an action was done, with what it has counted since. The items are none of its business: whoever repeats the
-    /// page finds their outcomes again.
+    /// Stores that an action was done, with what it has counted. It stores no outcomes of items: an attempt that repeats the page
+    /// runs their steps again and finds them.
     pub async fn keep_action(
         &self,
         step: &str,

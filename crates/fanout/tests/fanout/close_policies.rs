@@ -49,7 +49,7 @@ async fn fate(
     let ended = || async {
         match status(env, handle, "A").await {
             Status::Running => None,
-            Status::Completed => Some("has ended"),
+            Status::Completed => Some("is waited for"),
             Status::Canceled => Some("is cancelled"),
             Status::Terminated => Some("is terminated"),
             other => panic!("{other:?}"),
