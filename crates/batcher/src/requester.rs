@@ -166,8 +166,8 @@ pub enum SubmitError {
     Cancelled,
 }
 
-/// Submits a request and waits for its confirmation, both together for at most `timeout`. Returns true if the request was written
-/// now, false if it had been written before.
+/// Submits a request and waits for its confirmation, both together for at most `timeout`. Returns true if the request was
+/// written now, false if it had been written before.
 ///
 /// 1. The request is sent to its shard by a signal. If the shard does not run, or the request is larger than 1 KiB, the
 ///    activity of [`SubmitActivities`](crate::SubmitActivities), which the workflow's own worker must have, submits it.

@@ -41,7 +41,7 @@ pub struct CallArgs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
     /// The fields to add to the record, with their values: a path into the answer (`{body.region}`, `{status}`), or JSON.
-    /// Without `to`, the fields are columns of the table.
+    /// A call without `to` writes each field into the table's column of the same name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<(String, String)>,
     /// The values of the same fields for a record whose call was given up.

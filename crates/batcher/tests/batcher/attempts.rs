@@ -9,7 +9,7 @@ use std::{
 };
 
 use sqlx::postgres::PgPoolOptions;
-use temporal_batch::{PageError, async_trait, sql::Database, store::DeadLetters};
+use temporal_batch::{PageError, async_trait, store::DeadLetters};
 use temporal_batch_batcher::{BatchWriter, Request, SqlWriter, WriteContext, Written};
 
 use crate::{
@@ -69,6 +69,14 @@ async fn failures_of_a_batch_are_counted_over_its_attempts() {
     assert_eq!(calls, [4, 4, 4, 2, 2]);
 }
 
+/// Waits until a writer has failed so many times.
+async fn has_failed(failures: &AtomicUsize, times: usize) {
+    eventually("the write has failed often enough", || async {
+        (failures.load(Ordering::SeqCst) >= times).then_some(())
+    })
+    .await;
+}
+
 /// Counts the calls of a writer that fail.
 struct Watched<W> {
     writer: W,
@@ -100,9 +108,7 @@ async fn a_lock_that_is_held_for_longer_than_a_write_may_take_makes_no_dead_lett
     let Some(home) = database::postgres("a_lock_that_is_held").await else {
         return;
     };
-    let Database::Postgres(pool) = home.pool.clone() else {
-        unreachable!("the database is a PostgreSQL");
-    };
+    let pool = home.postgres();
     let writer = SqlWriter::new(pool.clone(), Rows);
     writer.apply_schema().await.unwrap();
     let mut migration = pool.begin().await.unwrap();
@@ -123,10 +129,7 @@ async fn a_lock_that_is_held_for_longer_than_a_write_may_take_makes_no_dead_lett
         })
         .await;
     town.submit(requests(0, 3)).await;
-    eventually("the write has failed twice", || async {
-        (failures.load(Ordering::SeqCst) >= 2).then_some(())
-    })
-    .await;
+    has_failed(&failures, 2).await;
     migration.rollback().await.unwrap();
     let stats = town.shut_down().await;
     assert_eq!((stats.written, stats.failed), (3, 0), "{stats:?}");
@@ -139,9 +142,7 @@ async fn a_proxy_without_its_database_makes_no_dead_letters() {
     let Some(home) = database::postgres("a_proxy_without_its_database").await else {
         return;
     };
-    let Database::Postgres(pool) = home.pool.clone() else {
-        unreachable!("the database is a PostgreSQL");
-    };
+    let pool = home.postgres();
     SqlWriter::new(pool.clone(), Rows)
         .apply_schema()
         .await
@@ -166,10 +167,7 @@ async fn a_proxy_without_its_database_makes_no_dead_letters() {
         })
         .await;
     town.submit(requests(0, 3)).await;
-    eventually("the write has failed three times", || async {
-        (failures.load(Ordering::SeqCst) >= 3).then_some(())
-    })
-    .await;
+    has_failed(&failures, 3).await;
     cut_off.stop().await.unwrap();
     closing.abort();
     let _worker = town.worker(SqlWriter::new(pool, Rows)).await;

@@ -26,6 +26,22 @@ impl Home {
         &self.database.url
     }
 
+    /// The pool of a PostgreSQL.
+    pub fn postgres(&self) -> sqlx::PgPool {
+        match &self.pool {
+            Database::Postgres(pool) => pool.clone(),
+            _ => unreachable!("the database is a PostgreSQL"),
+        }
+    }
+
+    /// The pool of a MariaDB.
+    pub fn mariadb(&self) -> sqlx::MySqlPool {
+        match &self.pool {
+            Database::MySql(pool) => pool.clone(),
+            _ => unreachable!("the database is a MariaDB"),
+        }
+    }
+
     /// The ids of the rows, sorted, with repetitions.
     pub async fn rows(&self) -> Vec<String> {
         let rows = texts(&self.pool, "SELECT id FROM written ORDER BY id").await;

@@ -50,9 +50,7 @@ async fn two_feeders_of_a_table_in_postgres_write_each_row_once() {
     let Some(home) = database::postgres("two_feeders_of_a_table").await else {
         return;
     };
-    let Database::Postgres(pool) = home.pool.clone() else {
-        unreachable!("the database is a PostgreSQL");
-    };
+    let pool = home.postgres();
     two_feeders(home, pool).await;
 }
 
@@ -61,9 +59,7 @@ async fn two_feeders_of_a_table_in_mariadb_write_each_row_once() {
     let Some(home) = database::mariadb("two_feeders_of_a_table").await else {
         return;
     };
-    let Database::MySql(pool) = home.pool.clone() else {
-        unreachable!("the database is a MariaDB");
-    };
+    let pool = home.mariadb();
     two_feeders(home, pool).await;
 }
 
@@ -126,9 +122,7 @@ async fn bad_rows_in_postgres_are_marked_and_the_others_are_written() {
     let Some(home) = database::postgres("bad_rows").await else {
         return;
     };
-    let Database::Postgres(pool) = home.pool.clone() else {
-        unreachable!("the database is a PostgreSQL");
-    };
+    let pool = home.postgres();
     bad_rows(home, pool).await;
 }
 
@@ -137,9 +131,7 @@ async fn bad_rows_in_mariadb_are_marked_and_the_others_are_written() {
     let Some(home) = database::mariadb("bad_rows").await else {
         return;
     };
-    let Database::MySql(pool) = home.pool.clone() else {
-        unreachable!("the database is a MariaDB");
-    };
+    let pool = home.mariadb();
     bad_rows(home, pool).await;
 }
 

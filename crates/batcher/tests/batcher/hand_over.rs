@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use temporal_batch::{BatchClient, sql::Database};
+use temporal_batch::BatchClient;
 use temporal_batch_batcher::{BatcherWorker, SqlWriter, Stats};
 
 use crate::{
@@ -108,9 +108,7 @@ async fn killed_workers_and_many_runs_write_each_request_once() {
     let Some(home) = database::postgres(test).await else {
         return;
     };
-    let Database::Postgres(pool) = home.pool.clone() else {
-        unreachable!("the database is a PostgreSQL");
-    };
+    let pool = home.postgres();
     SqlWriter::new(pool, Rows).apply_schema().await.unwrap();
     let count = fault_requests();
     let town = Town::writing("killed", "rows").await.with(|b| {

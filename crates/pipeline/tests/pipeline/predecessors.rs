@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
-    Batch, BatchClient, BatchHandle, Outcome, Page, PageContext, PageError, PageProcessor,
-    PageRange, PageReport, PageToken, ProcessorSettings, SkipAhead,
+    Batch, BatchClient, BatchHandle, BatchReport, Outcome, Page, PageContext, PageError,
+    PageProcessor, PageRange, PageReport, PageToken, ProcessorSettings, SkipAhead,
     errors::ResultError,
     settings::RetryPolicy,
     store::{DeadLetters, JsonlDeadLetters, LetterFilter},
@@ -237,8 +237,16 @@ impl Chained {
     }
 }
 
-fn number(token: Option<&PageToken>) -> Option<u64> {
-    token.map(|token| token.decode().unwrap())
+/// Checks that a batch lists this range, which the batch before gave up, and no other.
+fn lists_only(report: &BatchReport, (start, end): (u64, u64)) {
+    let number =
+        |token: &Option<PageToken>| token.as_ref().map(|token| token.decode::<u64>().unwrap());
+    let [left_out] = &report.progress.failed[..] else {
+        panic!("{:?}", report.progress.failed);
+    };
+    assert_eq!(number(&left_out.start), Some(start));
+    assert_eq!(number(&left_out.end), Some(end));
+    assert_eq!(left_out.error_type, "PredecessorGaveUp");
 }
 
 /// The numbers that were not deleted, without some.
@@ -322,12 +330,7 @@ async fn a_range_that_the_batch_before_has_given_up_is_left_out_alone_and_listed
         all_but(|n| (31..=35).contains(&n)),
         "the page of 33, and nothing else, is left out"
     );
-    let [left_out] = &second_report.progress.failed[..] else {
-        panic!("{:?}", second_report.progress.failed);
-    };
-    assert_eq!(number(left_out.start.as_ref()), Some(30));
-    assert_eq!(number(left_out.end.as_ref()), Some(35));
-    assert_eq!(left_out.error_type, "PredecessorGaveUp");
+    lists_only(&second_report, (30, 35));
     chained.stop().await;
 }
 
@@ -344,12 +347,7 @@ async fn a_last_page_that_the_batch_before_has_given_up_is_left_out_and_listed()
     let second_report = report(&second).await;
     assert_eq!(second_report.outcome, Outcome::CompletedWithFailures);
     assert_eq!(chained.of(&second), all_but(|n| n > 56));
-    let [left_out] = &second_report.progress.failed[..] else {
-        panic!("{:?}", second_report.progress.failed);
-    };
-    assert_eq!(number(left_out.start.as_ref()), Some(56));
-    assert_eq!(number(left_out.end.as_ref()), Some(60));
-    assert_eq!(left_out.error_type, "PredecessorGaveUp");
+    lists_only(&second_report, (56, 60));
     chained.stop().await;
 }
 
